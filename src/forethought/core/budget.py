@@ -1,0 +1,150 @@
+"""Budgets and the ledger that holds them: reserved before it is spent, so no limit can be overrun."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from forethought.core.cost import ZERO, Cost
+from forethought.core.errors import UsageError
+
+ENTRIES = ("tokens", *Cost._fields)
+BY_CLOCK_OR_CHAIN = ("seconds", "critical_tokens")  # these do not add up over a fan-out
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits on any entries of the cost; `tokens` stands for new plus verifier tokens. No entry, no limit."""
+
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, limit in self.limits.items():
+            if name not in ENTRIES:
+                raise UsageError(f"a budget has no entry '{name}'; it has {', '.join(ENTRIES)}")
+            if math.isnan(limit) or limit < 0:
+                raise UsageError(f"the budget's {name} must be a number of at least 0, not {limit}")
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read `tokens=2000,seconds=10`."""
+        limits: dict[str, float] = {}
+        for part in filter(None, (p.strip() for p in text.split(","))):
+            name, equals, number = part.partition("=")
+            try:
+                limits[name.strip()] = float(number)
+            except ValueError:
+                raise UsageError(f"cannot read the budget '{part}': write it as tokens=2000,seconds=10") from None
+        return cls(limits)
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={limit:g}" for name, limit in self.limits.items())
+
+    @property
+    def exact(self) -> bool:
+        """Whether the same seed must give the same outcome under it: no limit depends on the clock or on prices."""
+        return not {"seconds", "usd"} & set(self.limits)
+
+
+def amount(cost: Cost, entry: str) -> float:
+    return cost.tokens if entry == "tokens" else getattr(cost, entry)
+
+
+class Account:
+    """The ledger of one place. What is spent here is spent in every account around it.
+
+    A *grant* is an account that was paid for in advance: its allowance is held in the accounts around it until it closes,
+    so inside it only the allowance itself can run out.
+    """
+
+    __slots__ = ("_grant", "_limits", "_names", "_parent", "chain", "chain_limit", "held", "spent", "start")
+
+    def __init__(self, parent: Account | None = None, limits: Mapping[str, float] | None = None) -> None:
+        limits = limits or {}
+        self._parent = parent
+        self._limits = tuple((n, v) for n, v in limits.items() if n not in BY_CLOCK_OR_CHAIN)
+        outer: tuple[str, ...] = parent._names if parent else ()
+        self._names: tuple[str, ...] = tuple({*outer, *(n for n, _ in self._limits)}) if limits else outer
+        self._grant: Cost | None = None
+        self.spent = self.held = ZERO
+        self.start: int = parent.chain if parent else 0
+        self.chain: int = self.start
+        chain_limit = self.start + limits.get("critical_tokens", math.inf)
+        self.chain_limit: float = min(chain_limit, parent.chain_limit) if parent else chain_limit
+
+    @property
+    def limited(self) -> bool:
+        """Whether any limit but time holds here, so that work has to be admitted."""
+        return bool(self._names) or self.chain_limit < math.inf
+
+    def child(self, limits: Mapping[str, float] | None = None) -> Account:
+        return Account(self, limits)
+
+    def grant(self, allowance: Cost) -> Account:
+        """An account with a prepaid allowance, which the caller has seen to fit. Close it with `settle`."""
+        child = Account(self)
+        if self._names:
+            child._grant = allowance
+            self._hold(allowance)
+        return child
+
+    def settle(self) -> None:
+        """Close a grant: what was not spent goes back."""
+        if self._grant is not None and self._parent is not None:
+            self._parent._hold(self.spent - self._grant)
+            self._grant = None
+
+    def fits(self, need: Cost) -> bool:
+        """Whether `need` can be reserved now, here and in every account that pays for this one."""
+        if self.chain + need.critical_tokens > self.chain_limit:
+            return False
+        account: Account | None = self if self._names else None
+        while account is not None:
+            if not account._has_room(need):
+                return False
+            account = None if account._grant is not None else account._parent
+        return True
+
+    def _has_room(self, need: Cost) -> bool:
+        if self._grant is not None:
+            after = self.spent + self.held + need
+            return all(amount(after, name) <= amount(self._grant, name) for name in self._names)
+        if not self._limits:
+            return True
+        after = self.spent + self.held + need
+        return all(amount(after, name) <= limit for name, limit in self._limits)
+
+    def reserve(self, need: Cost) -> None:
+        """Hold `need`, which the caller has seen to fit. End it with `charge(cost, need)`."""
+        if self._names:
+            self._hold(need)
+
+    def _hold(self, need: Cost) -> None:
+        account: Account | None = self
+        while account is not None:
+            account.held += need
+            account = None if account._grant is not None else account._parent
+
+    def charge(self, cost: Cost, reserved: Cost = ZERO) -> None:
+        """Book what a call really cost, here and in every account around, and let its reservation go."""
+        if self._names and reserved is not ZERO:
+            self._hold(ZERO - reserved)
+        self.chain += cost.critical_tokens
+        account: Account | None = self
+        prepaid = False
+        while account is not None:
+            account.spent += cost
+            if prepaid:
+                account.held -= cost
+            prepaid = prepaid or account._grant is not None
+            account = account._parent
+
+    def join(self, children: list[Account]) -> None:
+        """After a fan-out: the chain goes on from the longest of its branches."""
+        self.chain = max([self.chain, *(child.chain for child in children)])
+
+    @property
+    def cost(self) -> Cost:
+        """What was spent here so far (seconds: see `Scope.cost`)."""
+        return self.spent._replace(critical_tokens=self.chain - self.start)

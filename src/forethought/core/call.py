@@ -1,0 +1,89 @@
+"""The one boundary at which compute is bought: admitted, replayed or done, charged, and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import anyio
+
+from forethought.core.cost import Cost
+from forethought.core.errors import ForethoughtError, ModelError
+from forethought.core.scope import Call, Scope
+from forethought.core.trace import Event
+
+R = TypeVar("R")
+Data = Mapping[str, Any]
+
+
+async def bought(
+    at: Scope,
+    kind: str,
+    key: Data,
+    bound: Cost,
+    act: Callable[[Call], Awaitable[tuple[R, Cost]]],
+    encode: Callable[[R], Data],
+    decode: Callable[[Data, Cost], R],
+) -> R:
+    """Do `act` at the next place, or take its result from an earlier life of the run.
+
+    `bound` has been seen to fit (`Account.fits`). `key` names what was asked: a record of something else at the same place
+    means that the program has changed, which is an error. A call that is cancelled or fails is charged what it told of its
+    progress, else its whole reservation, marked `estimated`.
+    """
+    call = at.call()
+    earlier = at.run.trace.recorded(call.place, kind)
+    if earlier is not None:
+        return _replay(at, earlier, key, decode)
+    failed = at.run.trace.recorded(call.place, f"{kind} failed")
+    if failed is not None:
+        _recharge(at, failed)
+        raise ModelError(failed.data["error"])
+    again = at.resumed
+    at.account.reserve(bound)
+    start = at.run.clock.now()
+    try:
+        at.run.physical_calls += 1
+        result, cost = await act(call)
+    except BaseException as error:
+        await _charge_unfinished(at, kind, call, start, bound, error)
+        raise
+    cost = cost._replace(seconds=at.run.clock.now() - start)
+    at.account.charge(cost, bound)
+    data = {**key, **encode(result)}
+    if again:
+        at.run.again.append(call.place)
+        data["again"] = True
+    await at.run.trace.write(Event(call.place, kind, start, cost, data))
+    return result
+
+
+def _replay(at: Scope, event: Event, key: Data, decode: Callable[[Data, Cost], R]) -> R:
+    if any(event.data.get(name) != value for name, value in key.items()):
+        raise ForethoughtError(
+            f"the record at {'.'.join(map(str, event.place))} answers another request: "
+            "the program or the model has changed since, so start a new run"
+        )
+    _recharge(at, event)
+    return decode(event.data, event.cost)
+
+
+def _recharge(at: Scope, event: Event) -> None:
+    at.run.clock.advance(event.start + event.cost.seconds)
+    at.account.charge(event.cost)
+
+
+async def _charge_unfinished(
+    at: Scope, kind: str, call: Call, start: float, bound: Cost, error: BaseException
+) -> None:
+    """Charge a cancelled or failed call, before the budget that paid for it can be used again."""
+    estimated = call.so_far is None
+    cost = bound if call.so_far is None else call.so_far
+    cost = cost._replace(seconds=at.run.clock.now() - start)
+    at.account.charge(cost, bound)
+    fate = f"{kind} failed" if isinstance(error, ModelError) else f"{kind} cancelled"
+    data: dict[str, Any] = {"error": str(error)} if isinstance(error, ModelError) else {}
+    if estimated:
+        data["estimated"] = True
+    with anyio.CancelScope(shield=True):
+        await at.run.trace.write(Event(call.place, fate, start, cost, data))

@@ -1,0 +1,51 @@
+"""What was spent: one vector for all compute, the judge's too."""
+
+from __future__ import annotations
+
+from operator import add, sub
+from typing import NamedTuple
+
+
+class Cost(NamedTuple):
+    """Everything a piece of work used, as its backend counted it.
+
+    A call made inside a verifier books `verifier_*` only. `critical_tokens` is the longest chain of tokens that depend on
+    one another, `kv_reads` the token-steps read by attention (the memory term of the Kinetics cost model, seeds row 256).
+    Costs add in sequence (`a + b`); side by side (`a.beside(b)`) critical tokens and seconds take the maximum.
+    """
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    new_tokens: int = 0
+    verifier_calls: int = 0
+    verifier_tokens: int = 0
+    flops: float = 0.0
+    kv_reads: float = 0.0
+    critical_tokens: int = 0
+    seconds: float = 0.0
+    usd: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """What the budget word `tokens` means."""
+        return self.new_tokens + self.verifier_tokens
+
+    def __add__(self, other: Cost) -> Cost:  # type: ignore[override]
+        return Cost(*map(add, self, other))
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(*map(sub, self, other))
+
+    def times(self, count: int) -> Cost:
+        return Cost(*(entry * count for entry in self))  # type: ignore[arg-type]
+
+    def beside(self, other: Cost) -> Cost:
+        both = self + other
+        return both._replace(
+            critical_tokens=max(self.critical_tokens, other.critical_tokens),
+            seconds=max(self.seconds, other.seconds),
+        )
+
+
+ZERO = Cost()

@@ -1,0 +1,159 @@
+"""One fan-out: particles admitted in waves, moved as concurrent tasks, with one declared fate for each failure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, runtime_checkable
+
+import anyio
+
+from forethought.core.cost import ZERO, Cost
+from forethought.core.errors import BudgetEnded, ModelError
+from forethought.core.population import Particle, Population, S
+from forethought.core.scope import Failures, Scope
+from forethought.core.trace import Event
+
+
+class Kernel(Protocol[S]):
+    """Moves one particle: extends, grades, refines, retrieves, or any composition of these."""
+
+    async def __call__(self, particle: Particle[S], at: Scope, /) -> Particle[S]: ...
+
+
+@runtime_checkable
+class Bounded(Protocol[S]):
+    """A kernel that can tell beforehand the most that moving a particle costs.
+
+    Under a budget, kernels that cannot tell are moved one after another.
+    """
+
+    def bound(self, particle: Particle[S], /) -> Cost: ...
+
+
+class FanOut(Generic[S]):
+    """The state of one `each` or `race`: `out` is the population as far as it has moved."""
+
+    def __init__(
+        self, pop: Population[S], move: Kernel[S], at: Scope, failures: Failures | None, first: int | None = None
+    ) -> None:
+        self.out = list(pop)
+        self.places = at.fork(len(pop))
+        self.refused: list[int] = []
+        self.arrived: list[int] = []
+        self._pop, self._move, self._at, self._first = pop, move, at, first
+        self._failures = failures or at.run.failures
+        self._live = [i for i, p in enumerate(pop) if not p.ended]
+        self._dropped: set[int] = set()
+        self._closed = False  # nothing more is admitted in this life
+        self._error: Exception | None = None
+        self._here = at.here
+
+    async def move_all(self) -> None:
+        """Move all that fit. An error of a kernel is raised alone, after its siblings are cancelled."""
+        queue = self._as_recorded(self._live)
+        try:
+            while queue and not self._closed and not self._won:
+                wave = self._admit(queue)
+                queue = queue[len(wave) :]
+                await self._record_wave(wave)
+                await self._run(wave)
+        except BaseException:
+            self._at.keep(self.result())
+            raise
+        finally:
+            self._at.account.join([place.account for place in self.places])
+        if self._closed:
+            self.refused += queue
+            self._note("refused", {"refused": self.refused})
+        if self._won:
+            self._record_race()
+
+    def _as_recorded(self, live: list[int]) -> list[int]:
+        """What an earlier life of the run decided here is not decided again."""
+        refused = self._at.run.trace.recorded(self._here, "refused")
+        if refused is not None:
+            self.refused = list(refused.data["refused"])
+        race = self._at.run.trace.recorded(self._here, "race")
+        if race is not None:
+            self._at.account.charge(Cost(*race.data["late"]))
+            return list(race.data["winners"])
+        return [i for i in live if i not in self.refused]
+
+    def _record_race(self) -> None:
+        winners = self.arrived[: self._first]
+        late = sum((p.account.spent for i, p in enumerate(self.places) if i not in winners), ZERO)
+        self._note("race", {"winners": winners, "late": list(late)})
+
+    async def _record_wave(self, wave: Sequence[int]) -> None:
+        """Before anything is sent: so a later life knows which calls may have been in flight."""
+        place, trace = (*self._here, wave[0]), self._at.run.trace
+        if trace.recorded(place, "wave") is None:
+            await trace.write(Event(place, "wave", self._at.run.clock.now(), ZERO, {"size": len(wave)}))
+            return
+        for i in wave:
+            self.places[i].resumed = True
+
+    def _note(self, kind: str, data: dict[str, object]) -> None:
+        if self._at.run.trace.recorded(self._here, kind) is None:
+            self._at.run.trace.note(Event(self._here, kind, self._at.run.clock.now(), ZERO, data))
+
+    def result(self) -> list[Particle[S]]:
+        """The population with every particle as far as it has moved, less those dropped."""
+        return [p for i, p in enumerate(self.out) if i not in self._dropped]
+
+    def refusal(self) -> BudgetEnded:
+        moved = len(self._live) - len(self.refused)
+        return BudgetEnded(f"the budget let {moved} of {len(self._live)} particles move")
+
+    def by_chain(self) -> list[int]:
+        """Those that have moved, by critical tokens, then by index."""
+        chain = [place.account.chain - place.account.start for place in self.places]
+        return sorted(self.arrived, key=lambda i: (chain[i], i))
+
+    @property
+    def _won(self) -> bool:
+        return self._first is not None and len(self.arrived) >= self._first
+
+    def _admit(self, queue: Sequence[int]) -> Sequence[int]:
+        """The longest beginning of the queue that fits at its full bounds; a lone particle has to fit by itself."""
+        account = self._at.account
+        if not account.limited:
+            return queue
+        if not isinstance(self._move, Bounded):
+            return queue[:1]
+        wave = 0
+        for i in queue:
+            need = self._move.bound(self._pop[i])
+            if not account.fits(need):
+                break
+            self.places[i].account = account.grant(need)
+            wave += 1
+        return queue[: max(wave, 1)]
+
+    async def _run(self, wave: Sequence[int]) -> None:
+        async with anyio.create_task_group() as tasks:
+            for i in wave:
+                tasks.start_soon(self._move_one, i, tasks.cancel_scope)
+        if self._error is not None:
+            raise self._error
+
+    async def _move_one(self, i: int, siblings: anyio.CancelScope) -> None:
+        place = self.places[i]
+        try:
+            self.out[i] = await self._move(self._pop[i], place)
+            self.arrived.append(i)
+            if self._won:
+                siblings.cancel()
+        except BudgetEnded:
+            self.refused.append(i)
+            self._closed = True
+        except Exception as error:  # not swallowed: dropped by the declared policy, or raised again by `_run`, alone
+            if isinstance(error, ModelError) and self._failures == "drop":
+                self._dropped.add(i)
+                self._at.run.dropped += 1
+                self._at.run.trace.note(Event(place.path, "dropped", self._at.run.clock.now(), ZERO, {"error": str(error)}))
+            else:
+                self._error = self._error or error
+                siblings.cancel()
+        finally:
+            place.account.settle()

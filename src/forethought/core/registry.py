@@ -1,0 +1,117 @@
+"""Names for parts: `particle-filter(n=16, ess=0.5)` is how a method is asked for, shown, stored and found again."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Any, Generic, Literal, TypeVar
+
+from forethought.core.errors import UsageError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Parts of one kind by name. A part is a frozen dataclass; its fields are its parameters, all with defaults."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._parts: dict[str, type[T]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._parts))
+
+    def __getitem__(self, name: str) -> type[T]:
+        if name not in self._parts:
+            raise UsageError(unknown(self.kind, name, self))
+        return self._parts[name]
+
+    def register(self, name: str) -> Callable[[type[Any]], type[Any]]:
+        """Class decorator: enter a part under `name` and let its `repr` be its spelling."""
+
+        def enter(part: type[Any]) -> type[Any]:
+            if name in self._parts:
+                raise ValueError(f"there is a {self.kind} '{name}' already")
+            part.name = name
+            part.__repr__ = spelled  # type: ignore[assignment]
+            self._parts[name] = part
+            return part
+
+        return enter
+
+    def parse(self, text: str) -> T:
+        """Read `name` or `name(parameter=value, ...)`. Raises UsageError for what is unknown or senseless."""
+        name, arguments = call_of(text, self.kind)
+        part = self[name]
+        hints = {f.name: typing.get_type_hints(part)[f.name] for f in dataclasses.fields(part) if f.init}  # type: ignore[arg-type]
+        for parameter, value in arguments.items():
+            if parameter not in hints:
+                raise UsageError(unknown(f"parameter of {name}", parameter, hints))
+            if not fits_hint(value, hints[parameter]):
+                raise UsageError(f"{name}: {parameter}={value!r} is not {describe(hints[parameter])}")
+        return part(**arguments)
+
+
+def spelled(part: Any) -> str:
+    fields = ", ".join(f"{f.name}={getattr(part, f.name)!r}" for f in dataclasses.fields(part) if f.init)
+    return f"{part.name}({fields})" if fields else part.name
+
+
+def require(condition: bool, complaint: str) -> None:
+    """Refuse a senseless parameter."""
+    if not condition:
+        raise UsageError(complaint)
+
+
+def unknown(kind: str, name: str, known: typing.Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    return f"there is no {kind} '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}")
+
+
+def call_of(text: str, kind: str) -> tuple[str, Mapping[str, Any]]:
+    """Split `name(parameter=literal)`. Names may have hyphens; a bare word as a value is a string."""
+    name, bracket, rest = text.strip().partition("(")
+    if not bracket:
+        return name.strip(), {}
+    try:
+        tree = ast.parse(f"f({rest}", mode="eval").body
+    except SyntaxError:
+        tree = None
+    if not isinstance(tree, ast.Call) or tree.args or any(k.arg is None for k in tree.keywords):
+        raise UsageError(f"cannot read the {kind} '{text}': write it as name(parameter=value, ...)")
+    return name.strip(), {str(k.arg): literal(k.value, text) for k in tree.keywords}
+
+
+def literal(node: ast.expr, text: str) -> Any:
+    if isinstance(node, ast.Name):
+        return node.id
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise UsageError(f"cannot read '{ast.unparse(node)}' in '{text}': values are numbers, words or None") from None
+
+
+def fits_hint(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if origin in (typing.Union, UnionType):
+        return any(fits_hint(value, option) for option in typing.get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    options = typing.get_args(hint) or (hint,)
+    words = {int: "a whole number", float: "a number", str: "a word", bool: "True or False", NoneType: "None"}
+    return " or ".join(words.get(option, str(option)) for option in options)

@@ -1,0 +1,189 @@
+"""Runs on disk: one SQLite file, many runs, every completed call a row."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from forethought.core.cost import Cost
+from forethought.core.errors import ForethoughtError, UsageError
+from forethought.core.trace import Event, Path
+
+APPLICATION, VERSION = 0x4674686F, 1  # "Ftho": tells our files from any other SQLite file
+SCHEMA = f"""
+CREATE TABLE runs (id INTEGER PRIMARY KEY, created REAL, key TEXT UNIQUE, spec TEXT, status TEXT, outcome TEXT);
+CREATE TABLE events (run INTEGER, place TEXT, kind TEXT, start REAL, cost TEXT, data TEXT,
+                     PRIMARY KEY (run, place, kind)) WITHOUT ROWID;
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run: what was asked (`spec`), how it stands (`running`, `done`, `interrupted`), and its outcome if done."""
+
+    id: int
+    created: float
+    key: str
+    spec: Mapping[str, Any]
+    status: str
+    outcome: Mapping[str, Any] | None
+
+
+@dataclass(slots=True)
+class _Batch:
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    led: bool = False
+    committed: anyio.Event = field(default_factory=anyio.Event)
+    error: sqlite3.Error | None = None
+
+
+class RunStore:
+    """Many runs in one file. Writers of one process share commits; readers of other processes never wait."""
+
+    def __init__(self, path: FilePath) -> None:
+        """Open or create. Raises UsageError if the file is no run store or comes from another version."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, check_same_thread=False, timeout=30, isolation_level=None)
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            raise UsageError(f"{path} is no run store: {error}") from None
+        self._batch: _Batch | None = None
+        self._lock = threading.Lock()  # one transaction at a time on the one connection
+
+    def _open(self) -> None:
+        ours = self._pragma("application_id") == APPLICATION
+        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not ours and tables:
+            raise UsageError(f"{self.path} is no run store: it is another program's SQLite file")
+        if ours and self._pragma("user_version") != VERSION:
+            raise UsageError(f"{self.path} was written by another version of forethought")
+        # WAL with NORMAL: a commit survives the end of the process at once, and a power cut after the next checkpoint.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        if not ours:
+            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+
+    def _pragma(self, name: str) -> int:
+        return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+
+    def begin(self, key: str, spec: Mapping[str, Any]) -> RunRow:
+        """The run of this key: the one that is there, else a new one. A key names what is asked, so asking again resumes."""
+        with self._lock:
+            self._db.execute(
+                "INSERT OR IGNORE INTO runs (created, key, spec, status) VALUES (?, ?, ?, 'running')",
+                (time.time(), key, json.dumps(spec)),
+            )
+        (row,) = self._select("WHERE key = ?", key)
+        return row
+
+    def end(self, run: int, status: str, outcome: Mapping[str, Any] | None = None) -> None:
+        text = None if outcome is None else json.dumps(outcome)
+        self.flush()
+        with self._lock:
+            self._db.execute("UPDATE runs SET status = ?, outcome = ? WHERE id = ?", (status, text, run))
+
+    def runs(self) -> list[RunRow]:
+        return self._select("ORDER BY id")
+
+    def run(self, id: int) -> RunRow:
+        found = self._select("WHERE id = ?", id)
+        if not found:
+            raise UsageError(f"{self.path} has no run {id}; `forethought runs {self.path}` lists them")
+        return found[0]
+
+    def _select(self, where: str, *values: Any) -> list[RunRow]:
+        rows = self._db.execute(f"SELECT id, created, key, spec, status, outcome FROM runs {where}", values)
+        return [RunRow(i, c, k, json.loads(spec), s, o and json.loads(o)) for i, c, k, spec, s, o in rows]
+
+    def events(self, run: int) -> list[Event]:
+        rows = self._db.execute("SELECT place, kind, start, cost, data FROM events WHERE run = ?", (run,))
+        found = [
+            Event(tuple(map(int, place.split("."))), kind, start, Cost(**json.loads(cost)), json.loads(data))
+            for place, kind, start, cost, data in rows
+        ]
+        return sorted(found, key=lambda e: e.place)
+
+    def trace(self, run: int) -> StoredTrace:
+        """A trace that writes to this run and knows what is recorded of it."""
+        return StoredTrace(self, run)
+
+    def add(self, row: tuple[Any, ...]) -> _Batch:
+        """Put a row into the batch that is collecting now."""
+        if self._batch is None:
+            self._batch = _Batch()
+        self._batch.rows.append(row)
+        return self._batch
+
+    async def write(self, row: tuple[Any, ...]) -> None:
+        """Return once the row is on disk. The first to write into a batch commits it, even when cancelled; others wait."""
+        batch = self.add(row)
+        if batch.led:
+            await batch.committed.wait()
+        else:
+            batch.led = True
+            with anyio.CancelScope(shield=True):
+                await self._commit(batch)
+        if batch.error:
+            raise ForethoughtError(f"cannot write to {self.path}: {batch.error}")
+
+    async def _commit(self, batch: _Batch) -> None:
+        await anyio.lowlevel.checkpoint()  # whoever finishes in the same pass of the loop joins
+        if self._batch is batch:
+            self._batch = None
+        try:
+            await anyio.to_thread.run_sync(self._insert, batch.rows)
+        except sqlite3.Error as error:
+            batch.error = error
+        batch.committed.set()
+
+    def flush(self) -> None:
+        """Write what was only noted. Called when a run ends."""
+        if self._batch is not None:
+            rows, self._batch = self._batch.rows, None
+            self._insert(rows)
+
+    def _insert(self, rows: list[tuple[Any, ...]]) -> None:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        self.flush()
+        self._db.close()
+
+
+class StoredTrace:
+    """The trace of one stored run."""
+
+    def __init__(self, store: RunStore, run: int) -> None:
+        self._store, self._run = store, run
+        self._earlier = {(event.place, event.kind): event for event in store.events(run)}
+
+    def recorded(self, place: Path, kind: str) -> Event | None:
+        return self._earlier.get((place, kind))
+
+    def _row(self, event: Event) -> tuple[Any, ...]:
+        cost = {name: value for name, value in event.cost._asdict().items() if value}
+        place = ".".join(map(str, event.place))
+        return self._run, place, event.kind, event.start, json.dumps(cost), json.dumps(event.data)
+
+    async def write(self, event: Event) -> None:
+        await self._store.write(self._row(event))
+
+    def note(self, event: Event) -> None:
+        self._store.add(self._row(event))

@@ -1,0 +1,53 @@
+"""What happened, by place: every call, every decision that chance or time had a part in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from forethought.core.cost import ZERO, Cost
+
+Path = tuple[int, ...]
+
+
+class Event(NamedTuple):
+    """One row of a trace. `start` is in seconds since the run began; `data` is JSON."""
+
+    place: Path
+    kind: str
+    start: float = 0.0
+    cost: Cost = ZERO
+    data: Mapping[str, Any] = {}
+
+
+class Trace(Protocol):
+    """Takes events, and knows those of an earlier life of the same run."""
+
+    def recorded(self, place: Path, kind: str) -> Event | None:
+        """The event that an earlier life of this run recorded at this place, if any."""
+        ...
+
+    async def write(self, event: Event) -> None:
+        """Record a result. When this returns, the event survives the end of the process."""
+        ...
+
+    def note(self, event: Event) -> None:
+        """Record what could be derived again; it is kept together with the next result."""
+        ...
+
+
+class MemoryTrace:
+    """A trace that lasts as long as the process; also one that replays given events."""
+
+    def __init__(self, earlier: Iterable[Event] = ()) -> None:
+        self.events: list[Event] = []
+        self._earlier = {(event.place, event.kind): event for event in earlier}
+
+    def recorded(self, place: Path, kind: str) -> Event | None:
+        return self._earlier.get((place, kind))
+
+    async def write(self, event: Event) -> None:
+        self.events.append(event)
+
+    def note(self, event: Event) -> None:
+        self.events.append(event)

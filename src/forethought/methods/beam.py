@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from forethought.core.draft import ROOT, Draft
+from forethought.core.operators import each, prune
+from forethought.core.population import Particle, Population, ended
+from forethought.core.problem import Problem
+from forethought.core.registry import require
+from forethought.core.scope import Scope
+from forethought.methods.by import By
+from forethought.methods.protocol import Law, Need, methods
+
+
+@methods.register("beam")
+@dataclass(frozen=True)
+class Beam:
+    """Step-level beam search against a process verifier: keep the `width` best drafts, expand each into `expand`.
+
+    Finished drafts stay in the beam and cost nothing more. The first round draws width * expand first steps.
+    Law: greedy; keeps what the verifier likes best, so its drafts are not samples of the model. `beam(width=1, expand=1,
+    temperature=0)` is `greedy`.
+    Constants: search-and-learn's width is n/4 with expand 4, temperature 0.8; all are parameters.
+    """
+
+    law: ClassVar[Law] = "greedy"
+    needs: ClassVar[frozenset[Need]] = frozenset({"continue", "process"})
+    paper: ClassVar[str] = "Snell et al. 2024, arXiv:2408.03314, section 5 (beam search against a PRM)"
+
+    width: int = 4
+    expand: int = 4
+    temperature: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name in ("width", "expand"):
+            require(getattr(self, name) >= 1, f"beam: {name} must be at least 1, not {getattr(self, name)}")
+        require(self.temperature >= 0, f"beam: temperature must be at least 0, not {self.temperature}")
+
+    async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        def grade(particle: Particle[Draft]) -> float:
+            value = by.value(particle.state)
+            return -math.inf if value is None else value
+
+        step = by.step(problem, self.temperature)
+        pop: list[Particle[Draft]] = [Particle(ROOT)] * self.width
+        while not ended(pop):
+            # Copies, not `branch`: a beam is a set, and its members vote alike.
+            pop = [p for p in pop for _ in range(1 if p.ended else self.expand)]
+            pop = await each(pop, step, at)
+            pop = prune(await by.grade(pop, problem, at), self.width, key=grade)
+            at.keep(pop)
+        return pop

@@ -1,0 +1,32 @@
+"""What a method is: a program from a problem to a population of drafts."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Protocol
+
+from forethought.core.draft import Draft
+from forethought.core.population import Population
+from forethought.core.problem import Problem
+from forethought.core.registry import Registry
+from forethought.core.scope import Scope
+from forethought.methods.by import By
+
+Law = Literal["proper", "invariant", "greedy"]
+"""proper: keeps the unnormalised measure in expectation. invariant: a Markov kernel that keeps its target. greedy: neither."""
+
+Need = Literal["continue", "logprobs", "loglikelihood", "process"]
+"""An ability of the model, or `process`: a verifier that grades unfinished drafts."""
+
+
+class Method(Protocol):
+    """A frozen dataclass whose fields are its parameters, called once a problem."""
+
+    name: ClassVar[str]
+    law: ClassVar[Law]
+    needs: ClassVar[frozenset[Need]]
+    paper: ClassVar[str]
+
+    async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]: ...
+
+
+methods: Registry[Method] = Registry("method")

@@ -1,0 +1,67 @@
+"""Asking a model, at a place: what fits the budget is asked, charged and recorded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+from forethought.core.call import Data, bought
+from forethought.core.cost import Cost
+from forethought.core.errors import BudgetEnded
+from forethought.core.scope import Call, Scope
+from forethought.models.protocol import Completion, Model, Request
+
+
+async def extend(model: Model, request: Request, at: Scope) -> Completion:
+    """One completion of `request`, with `max_tokens` lowered to what the budget has left.
+
+    Raises BudgetEnded if not even one token fits, ModelError if the model fails.
+    """
+    request, bound = fitting(model, request, at)
+
+    async def act(call: Call) -> tuple[Completion, Cost]:
+        completion = await model.extend(request, call)
+        return completion, completion.cost
+
+    key = {"asked": digest(request), "model": model.name}
+    return await bought(at, "sample", key, bound, act, to_json, from_json)
+
+
+def fitting(model: Model, request: Request, at: Scope) -> tuple[Request, Cost]:
+    """The request with the largest `max_tokens` that fits here, and its bound."""
+    bound = model.bound(request)
+    if at.account.fits(bound):
+        return request, bound
+    low, high = 0, request.max_tokens  # `low` fits or is zero, `high` does not fit
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = at.account.fits(model.bound(replace(request, max_tokens=middle)))
+        low, high = (middle, high) if fits else (low, middle)
+    if not low:
+        raise BudgetEnded("the budget has no room for another token")
+    request = replace(request, max_tokens=low)
+    return request, model.bound(request)
+
+
+def digest(request: Request) -> str:
+    """A short name of what was asked, to notice that a record belongs to another program."""
+    asked = (request.messages, request.draft.text, request.max_tokens, request.stop, request.temperature)
+    more = (request.top_p, request.min_p, request.logprobs, request.forced)
+    return blake2b(repr((asked, more)).encode(), digest_size=6).hexdigest()
+
+
+def to_json(completion: Completion) -> Data:
+    data: dict[str, Any] = {"text": completion.text, "finish": completion.finish}
+    if completion.tokens:
+        data["tokens"] = completion.tokens
+    if completion.logprobs:
+        data["logprobs"] = completion.logprobs
+    if completion.top:
+        data["top"] = completion.top
+    return data
+
+
+def from_json(data: Data, cost: Cost) -> Completion:
+    tokens, logprobs, top = (tuple(data.get(name, ())) for name in ("tokens", "logprobs", "top"))
+    return Completion(data["text"], data["finish"], cost, tokens, logprobs, top)

@@ -1,0 +1,83 @@
+"""What a model is: anything that extends drafts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from forethought.core.cost import ZERO, Cost
+from forethought.core.draft import ROOT, Draft
+from forethought.core.problem import Message
+from forethought.core.scope import Call
+
+Ability = Literal["extend", "continue", "logprobs", "loglikelihood", "seed", "ordered"]
+"""extend: answers a prompt. continue: goes on from a partial assistant text. logprobs: of the chosen tokens.
+loglikelihood: scores a given text. seed: the same seed gives the same text. ordered: races are decided by critical
+tokens, not by arrival (see `race`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sample: go on from `draft` under `messages` for at most `max_tokens` new tokens.
+
+    `stop` strings end the sample and are kept in its text. `forced` token ids are taken as if the model had chosen them.
+    `logprobs` asks for that many alternatives at each token besides the chosen one; None asks for none at all.
+    """
+
+    messages: tuple[Message, ...]
+    draft: Draft = ROOT
+    max_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    temperature: float = 1.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    logprobs: int | None = None
+    forced: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came back: the new text (with the stop string that ended it), and what it cost by the backend's count.
+
+    `finish` is `stop` at a stop string, `end` at the end of the text, `length` at `max_tokens`. `tokens` and `logprobs`
+    (natural log) are empty where the backend does not tell them. `top` has the alternatives at each token.
+    """
+
+    text: str
+    finish: Literal["stop", "end", "length"]
+    cost: Cost = ZERO
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    top: tuple[dict[str, float], ...] = field(default=())
+
+
+class Model(Protocol):
+    """A frozen generative model. One request is one sample; its seed is `call.seed`."""
+
+    @property
+    def name(self) -> str:
+        """As it is spelled on the command line."""
+        ...
+
+    @property
+    def abilities(self) -> frozenset[Ability]: ...
+
+    def bound(self, request: Request) -> Cost:
+        """The most that this request can cost. A budget reserves it before anything is sent."""
+        ...
+
+    async def extend(self, request: Request, call: Call) -> Completion:
+        """Draw one continuation.
+
+        While tokens stream, `call.progress(cost so far)` tells what a cancelled call has already cost. Raises ModelError
+        when the model's own retries are used up. Must not catch cancellation.
+        """
+        ...
+
+
+class Likelihood(Protocol):
+    """The optional ability `loglikelihood`."""
+
+    async def loglikelihood(self, request: Request, continuation: str, call: Call) -> tuple[float, ...]:
+        """The log-probability of each token of `continuation` after `request`'s messages and draft."""
+        ...

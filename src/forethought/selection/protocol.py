@@ -1,0 +1,65 @@
+"""What a selection is: a rule from a population to a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Protocol
+
+from forethought.core.draft import Draft
+from forethought.core.population import Population
+from forethought.core.problem import Problem
+from forethought.core.registry import Registry
+from forethought.core.scope import Scope
+from forethought.methods.by import By
+
+Need = Literal["grades"]
+
+
+class Ranked(NamedTuple):
+    answer: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Answers with probabilities, best first, and the draft that speaks for the first of them.
+
+    The probabilities and `abstained`, the share that speaks for no answer, sum to one. With nothing ranked, the verdict
+    abstains.
+    """
+
+    ranked: tuple[Ranked, ...] = ()
+    chosen: Draft | None = None
+    abstained: float = 1.0
+
+    @property
+    def answer(self) -> str | None:
+        return self.ranked[0].answer if self.ranked else None
+
+    @property
+    def confidence(self) -> float:
+        return self.ranked[0].probability if self.ranked else 0.0
+
+    @property
+    def leading(self) -> Sequence[str]:
+        """The answers that share the first place: each gets an equal share of the credit."""
+        top = self.confidence
+        return [r.answer for r in self.ranked if r.probability >= top * (1 - 1e-12)]
+
+
+class Selection(Protocol):
+    """A frozen dataclass whose fields are its parameters.
+
+    It counts finished drafts only, grades those that it needs and that have no grade yet, inside the same budget, and
+    answers from what could be graded if that ends.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]]
+    paper: ClassVar[str]
+
+    async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict: ...
+
+
+selections: Registry[Selection] = Registry("selection")

@@ -1,0 +1,80 @@
+"""Chains of arithmetic modulo 100: easy steps, many of them; wrong answers scatter, so votes help."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from forethought.core.problem import Message, Problem
+from forethought.tasks.generated import Split, check_difficulty, draw
+
+MODULUS = 100
+OPERATION = re.compile(r"(\d+)\) ([-+*])(\d+)")
+STEP = re.compile(r"(\d+)\) (\d+)([-+*])(\d+)=(\d+)\n?")
+ANSWER = re.compile(r"answer: (\d+)\s*\Z")
+
+
+def apply(value: int, sign: str, operand: int) -> int:
+    result = {"+": value + operand, "-": value - operand, "*": value * operand}[sign]
+    return result % MODULUS
+
+
+class Chain:
+    """Apply numbered operations to a number, modulo 100. Difficulty is the number of operations.
+
+    One operation a line, and a solution that repeats the line's number: the next operation is found by a local copy,
+    so errors come from the arithmetic and difficulty from the length.
+    """
+
+    name = "chain"
+    step_break = "\n"
+    step_tokens = 16
+    max_steps = 22
+    draft_tokens = 260
+    checkable = False
+    difficulties: Sequence[int] = range(1, 21)
+    middle = 8
+
+    def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
+        check_difficulty(self.name, difficulty, self.difficulties)
+        place = f"{self.name}/{difficulty}/{split}/{index}"
+        return draw(lambda rng: self._make(rng, difficulty, place), place, split)
+
+    def _make(self, rng: random.Random, length: int, name: str) -> Problem:
+        value = first = rng.randrange(MODULUS)
+        lines = []
+        for number in range(1, length + 1):
+            sign = rng.choice("+-*")
+            operand = rng.randrange(2, 20) if sign == "*" else rng.randrange(1, MODULUS)
+            value = apply(value, sign, operand)
+            lines.append(f"{number}) {sign}{operand}\n")
+        return Problem(f"chain {first}\n{''.join(lines)}", str(value), name, length)
+
+    def prompt(self, problem: Problem) -> tuple[Message, ...]:
+        return ({"role": "user", "content": problem.text},)
+
+    def answer(self, text: str, problem: Problem) -> str | None:
+        found = ANSWER.search(text)
+        return str(int(found[1])) if found else None
+
+    def correct(self, answer: str, problem: Problem) -> bool | None:
+        return None if problem.reference is None else answer == problem.reference
+
+    def _operations(self, problem: Problem) -> tuple[int, list[tuple[str, int]]]:
+        first = int(problem.text.split("\n", 1)[0].removeprefix("chain "))
+        return first, [(sign, int(operand)) for _, sign, operand in OPERATION.findall(problem.text)]
+
+    def solution(self, problem: Problem) -> str:
+        value, operations = self._operations(problem)
+        lines = []
+        for number, (sign, operand) in enumerate(operations, 1):
+            result = apply(value, sign, operand)
+            lines.append(f"{number}) {value}{sign}{operand}={result}\n")
+            value = result
+        return "".join(lines) + f"answer: {value}"
+
+    def right_so_far(self, text: str, problem: Problem) -> list[bool]:
+        truth = self.solution(problem).splitlines(keepends=True)
+        steps = text.splitlines(keepends=True)
+        return [steps[: i + 1] == truth[: i + 1] for i in range(len(steps))]

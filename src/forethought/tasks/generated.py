@@ -1,0 +1,57 @@
+"""Problems without limit: drawn by place, split into train and test by a hash of what is asked."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+from forethought.core.errors import UsageError
+from forethought.core.problem import Problem
+from forethought.tasks.protocol import Task
+
+Split = Literal["train", "test"]
+TEST_SHARE = 8  # one problem in eight is a test problem
+
+
+class GeneratedTask(Task, Protocol):
+    """A task that makes its own problems, shows a solution of each, and can judge every step of a draft."""
+
+    @property
+    def difficulties(self) -> Sequence[int]: ...
+
+    @property
+    def middle(self) -> int:
+        """The lowest difficulty at which the shipped reasoner's greedy accuracy is 35 to 65 %."""
+        ...
+
+    def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem: ...
+
+    def solution(self, problem: Problem) -> str:
+        """A right text for this problem, as the reasoner is trained to write it."""
+        ...
+
+    def right_so_far(self, text: str, problem: Problem) -> list[bool]:
+        """For each step of the text: can the draft up to here still end in a right answer without undoing anything?"""
+        ...
+
+
+def split_of(text: str) -> Split:
+    """The split is a property of the problem's text, so no generator can leak a test problem into training."""
+    return "test" if hashlib.blake2b(text.encode(), digest_size=4).digest()[0] % TEST_SHARE == 0 else "train"
+
+
+def draw(make: Callable[[random.Random], Problem], place: str, split: Split) -> Problem:
+    """The first problem of this split among those that `make` draws at `place`."""
+    for attempt in itertools.count():
+        problem = make(random.Random(f"{place}/{attempt}"))
+        if split_of(problem.text) == split:
+            return problem
+    raise AssertionError("unreachable")
+
+
+def check_difficulty(task: str, difficulty: int, known: Sequence[int]) -> None:
+    if difficulty not in known:
+        raise UsageError(f"{task} has difficulties {known[0]} to {known[-1]}, not {difficulty}")

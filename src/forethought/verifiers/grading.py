@@ -1,0 +1,72 @@
+"""Grading a round of drafts: one fan-out, each draft's cost and chance at its own place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from forethought.core.call import Data, bought
+from forethought.core.cost import Cost
+from forethought.core.draft import UNKNOWN, Draft, Grade
+from forethought.core.errors import BudgetEnded
+from forethought.core.operators import each
+from forethought.core.population import Particle, Population
+from forethought.core.problem import Problem
+from forethought.core.scope import Call, Scope
+from forethought.tasks.protocol import Task
+from forethought.verifiers.protocol import Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class Grading:
+    """A kernel that grades a draft; the grade lives on the draft under the verifier's name."""
+
+    verifier: Verifier
+    problem: Problem
+    task: Task
+
+    def bound(self, particle: Particle[Draft]) -> Cost:
+        return self.verifier.bound(particle.state, self.problem, self.task)
+
+    async def __call__(self, particle: Particle[Draft], at: Scope) -> Particle[Draft]:
+        draft, need = particle.state, self.bound(particle)
+        if not at.account.fits(need):
+            raise BudgetEnded("the budget has no room to grade another draft")
+
+        async def act(call: Call) -> tuple[Grade, Cost]:
+            return await self.verifier.grade(draft, self.problem, self.task, call)
+
+        grade = await bought(at, "grade", {"verifier": str(self.verifier)}, need, act, to_json, from_json)
+        grades = MappingProxyType({**draft.grades, str(self.verifier): grade})
+        return Particle(replace(draft, grades=grades), particle.logw, particle.done)
+
+
+def to_json(grade: Grade) -> Data:
+    return {"value": grade.value, "steps": grade.steps}
+
+
+def from_json(data: Data, cost: Cost) -> Grade:
+    return Grade(data["value"], tuple(data["steps"]))
+
+
+async def grade_all(
+    pop: Population[Draft], verifier: Verifier, problem: Problem, task: Task, at: Scope
+) -> list[Particle[Draft]]:
+    """Grade every living draft that has no grade yet, ended or not, in one round. Keeps the measure."""
+    key = str(verifier)
+    opened = [Particle(p.state, p.logw, done=key in p.state.grades) for p in pop]
+    try:
+        graded: Sequence[Particle[Draft]] = await each(opened, Grading(verifier, problem, task), at, failures="fail")
+    except BudgetEnded:
+        at.keep(closed(pop, at.kept or pop))
+        raise
+    return closed(pop, graded)
+
+
+def closed(before: Population[Draft], after: Population[Draft]) -> list[Particle[Draft]]:
+    return [Particle(new.state, old.logw, old.done) for old, new in zip(before, after, strict=True)]
+
+
+def grade_of(draft: Draft, verifier: Verifier) -> Grade:
+    return draft.grades.get(str(verifier), UNKNOWN)
