@@ -39,7 +39,7 @@ class Budget:
         return cls(limits)
 
     def __str__(self) -> str:
-        return ",".join(f"{name}={limit:g}" for name, limit in self.limits.items())
+        return ",".join(f"{name}={limit:.15g}" for name, limit in self.limits.items())
 
     @property
     def exact(self) -> bool:

@@ -39,7 +39,9 @@ async def bought(
     if failed is not None:
         _recharge(at, failed)
         raise ModelError(failed.data["error"])
-    again = at.resumed
+    if at.over is not None:
+        await _cut_off(at, at.over, at.run.trace.recorded(call.place, f"{kind} cancelled"))
+    again, at.resumed = at.resumed, False
     at.account.reserve(bound)
     start = at.run.clock.now()
     try:
@@ -71,6 +73,14 @@ def _replay(at: Scope, event: Event, key: Data, decode: Callable[[Data, Cost], R
 def _recharge(at: Scope, event: Event) -> None:
     at.run.clock.advance(event.start + event.cost.seconds)
     at.account.charge(event.cost)
+
+
+async def _cut_off(at: Scope, over: Event, call: Event | None) -> None:
+    """In an earlier life the time was over here: what was in flight then is charged, and nothing is asked again."""
+    if call is not None:
+        at.account.charge(call.cost)
+    at.run.clock.advance(over.start)
+    await anyio.sleep_forever()  # the deadline has passed, or will as soon as it had then
 
 
 async def _charge_unfinished(

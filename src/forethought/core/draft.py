@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from forethought.core.cost import ZERO, Cost
+
 Finish = Literal["end", "length"]
 """Why a draft goes no further: the model ended it, or a cap cut it off. A cut draft is unfinished and never votes."""
 
@@ -15,11 +17,12 @@ Finish = Literal["end", "length"]
 class Grade:
     """What a verifier thinks of a draft: `value` in [0, 1] where it is a probability, and one entry a step if it has them.
 
-    `value` is None where the verifier could not read its own output: unknown is never a made-up middle value.
+    `cost` is what grading took. `value` is None where the verifier could not read its own output: unknown is never a made-up middle value.
     """
 
     value: float | None
     steps: tuple[float, ...] = ()
+    cost: Cost = ZERO
 
 
 UNKNOWN = Grade(None)
@@ -30,7 +33,7 @@ class Draft:
     """A partial or finished generation: a link to its parent and what was added to it.
 
     `new` is the added text, `tokens` and `logprobs` its token ids and their natural log-probabilities where the backend
-    tells them (else empty), `size` the number of tokens generated from the root to here. A fork is a shared reference.
+    tells them (else empty), `size` the number of tokens generated from the root to here, `cost` what `new` cost. A fork is a shared reference.
     `eq` is identity: two samples that read the same are still two samples.
     """
 
@@ -40,6 +43,7 @@ class Draft:
     logprobs: tuple[float, ...] = ()
     size: int = 0
     finish: Finish | None = None
+    cost: Cost = ZERO
     grades: Mapping[str, Grade] = field(default_factory=lambda: MappingProxyType({}))
 
     def lineage(self) -> Iterator[Draft]:

@@ -47,55 +47,70 @@ class FanOut(Generic[S]):
         self._closed = False  # nothing more is admitted in this life
         self._error: Exception | None = None
         self._here = at.here
+        self._refusal, self._race = (at.run.trace.recorded(self._here, kind) for kind in ("refused", "race"))
+        self._unmoved = spent_before(self._refusal, "refused") | spent_before(self._race, "late")
 
     async def move_all(self) -> None:
         """Move all that fit. An error of a kernel is raised alone, after its siblings are cancelled."""
-        queue = self._as_recorded(self._live)
+        queue: Sequence[int] = self._live
         try:
             while queue and not self._closed and not self._won:
                 wave = self._admit(queue)
                 queue = queue[len(wave) :]
                 await self._record_wave(wave)
-                await self._run(wave)
+                await self._run([i for i in wave if not self._stays(i)])
         except BaseException:
             self._at.keep(self.result())
             raise
         finally:
+            for place in self.places:
+                place.account.settle()
             self._at.account.join([place.account for place in self.places])
         if self._closed:
-            self.refused += queue
-            self._note("refused", {"refused": self.refused})
+            self.refused = sorted([*self.refused, *queue])
+            self._note("refused", {"refused": self.refused, "spent": self._spent(self.refused)})
         if self._won:
             self._record_race()
 
-    def _as_recorded(self, live: list[int]) -> list[int]:
-        """What an earlier life of the run decided here is not decided again."""
-        refused = self._at.run.trace.recorded(self._here, "refused")
-        if refused is not None:
-            self.refused = list(refused.data["refused"])
-        race = self._at.run.trace.recorded(self._here, "race")
-        if race is not None:
-            self._at.account.charge(Cost(*race.data["late"]))
-            return list(race.data["winners"])
-        return [i for i in live if i not in self.refused]
+    def _stays(self, i: int) -> bool:
+        """Whether an earlier life decided that particle i does not move. If so it is charged what it had spent by then."""
+        if i not in self._unmoved:
+            return False
+        place = self.places[i]
+        place.account.charge(self._unmoved[i])
+        if self._refusal is not None and i in self._refusal.data["refused"]:
+            self.refused.append(i)
+            self._closed = True
+        if self._at.run.trace.recorded(place.path, "dropped") is not None:
+            self._drop(i)
+        return True
+
+    def _spent(self, particles: Sequence[int]) -> list[Cost]:
+        return [self.places[i].account.cost for i in particles]
 
     def _record_race(self) -> None:
+        if self._race is not None:
+            self.arrived = list(self._race.data["winners"])  # in the order of then, whatever order they replay in
         winners = self.arrived[: self._first]
-        late = sum((p.account.spent for i, p in enumerate(self.places) if i not in winners), ZERO)
-        self._note("race", {"winners": winners, "late": list(late)})
+        late = [i for i in self._live if i not in winners]
+        self._note("race", {"winners": winners, "late": late, "spent": self._spent(late)})
 
     async def _record_wave(self, wave: Sequence[int]) -> None:
         """Before anything is sent: so a later life knows which calls may have been in flight."""
         place, trace = (*self._here, wave[0]), self._at.run.trace
-        if trace.recorded(place, "wave") is None:
-            await trace.write(Event(place, "wave", self._at.run.clock.now(), ZERO, {"size": len(wave)}))
-            return
+        earlier = trace.recorded(place, "wave")
         for i in wave:
-            self.places[i].resumed = True
+            self.places[i].resumed = earlier is not None
+        if earlier is None:
+            await trace.write(Event(place, "wave", self._at.run.clock.now(), ZERO, {"size": len(wave)}))
 
     def _note(self, kind: str, data: dict[str, object]) -> None:
-        if self._at.run.trace.recorded(self._here, kind) is None:
-            self._at.run.trace.note(Event(self._here, kind, self._at.run.clock.now(), ZERO, data))
+        trace, clock = self._at.run.trace, self._at.run.clock
+        earlier = trace.recorded(self._here, kind)
+        if earlier is None:
+            trace.note(Event(self._here, kind, clock.now(), ZERO, data))
+        else:
+            clock.advance(earlier.start)
 
     def result(self) -> list[Particle[S]]:
         """The population with every particle as far as it has moved, less those dropped."""
@@ -149,11 +164,21 @@ class FanOut(Generic[S]):
             self._closed = True
         except Exception as error:  # not swallowed: dropped by the declared policy, or raised again by `_run`, alone
             if isinstance(error, ModelError) and self._failures == "drop":
-                self._dropped.add(i)
-                self._at.run.dropped += 1
+                self._drop(i)
                 self._at.run.trace.note(Event(place.path, "dropped", self._at.run.clock.now(), ZERO, {"error": str(error)}))
             else:
                 self._error = self._error or error
                 siblings.cancel()
         finally:
             place.account.settle()
+
+    def _drop(self, i: int) -> None:
+        self._dropped.add(i)
+        self._at.run.dropped += 1
+
+
+def spent_before(decision: Event | None, which: str) -> dict[int, Cost]:
+    """The particles that an earlier life's decision kept from moving, and what each had cost by then."""
+    if decision is None:
+        return {}
+    return {i: Cost(*cost) for i, cost in zip(decision.data[which], decision.data["spent"], strict=True)}

@@ -51,14 +51,14 @@ def log_weights(pop: Population[S]) -> NDArray[np.float64]:
 
 
 def posterior(pop: Population[S], temper: float = 1.0) -> NDArray[np.float64]:
-    """Probabilities proportional to exp(logw / temper). All zero if every particle is dead."""
-    if temper <= 0:
+    """Probabilities proportional to exp(logw / temper): positive for the living, all zero if every particle is dead."""
+    if not 0 < temper < math.inf:
         raise ValueError(f"temper is a temperature and must be positive, not {temper}")
     logw = log_weights(pop) / temper
     top = logw.max(initial=-math.inf)
     if top == -math.inf:
         return np.zeros(len(pop))
-    weights = np.exp(logw - top)
+    weights = np.where(logw > -math.inf, np.maximum(np.exp(logw - top), np.finfo(float).tiny), 0.0)
     return np.asarray(weights / weights.sum())
 
 

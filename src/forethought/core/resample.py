@@ -28,8 +28,10 @@ def resample(
     """`n` survivors of `pop`, drawn by `law` (one probability a particle; it is normalised here).
 
     `law` must be positive where the particle is alive and is taken as zero where it is dead. `optimal` returns fewer
-    than `n` if fewer are alive. Raises ValueError if all are dead or the law lacks support.
+    than `n` if fewer are alive. Raises ValueError if all are dead, the law lacks support, or `n` is not positive.
     """
+    if n < 1:
+        raise ValueError(f"resampling needs at least one survivor, not {n}")
     alive = np.array([p.logw > -np.inf for p in pop])
     probs = np.where(alive, np.asarray(law, dtype=float), 0.0)
     if not alive.any() or (probs[alive] <= 0).any() or not np.isfinite(probs).all():
@@ -65,14 +67,13 @@ def locate(edges: Law, points: NDArray[np.floating[Any]]) -> Picks:
 
 def stratified(law: Law, n: int, at: Scope) -> Picks:
     """One uniform number in each n-th of the mass."""
-    edges = np.cumsum(law) * n
-    first = np.searchsorted(edges, np.arange(n), side="right")
-    points = np.arange(n) + 0.5
-    for k in range(n):
-        inside = edges[first[k] :][edges[first[k] :] < k + 1] - k
-        if inside.size:  # more than one particle lies in this stratum
-            points[k] = k + cell_middle(inside, at)
-    return locate(edges, points)
+    edges = np.minimum(np.cumsum(law) * n, n)
+    cuts = np.unique(np.concatenate([np.arange(n + 1.0), edges]))
+    widths, cells = np.diff(cuts).tolist(), np.searchsorted(cuts, np.arange(n + 1.0))
+    chosen = cells[:-1].copy()
+    for k in np.flatnonzero(np.diff(cells) > 1).tolist():  # more than one particle lies in this stratum
+        chosen[k] += at.draw(widths[cells[k] : cells[k + 1]])
+    return locate(edges, (cuts[chosen] + cuts[chosen + 1]) / 2)
 
 
 def multinomial(law: Law, n: int, at: Scope) -> Picks:

@@ -81,13 +81,14 @@ class Clock:
 
 @dataclass(slots=True)
 class Run:
-    """What all places of one run share."""
+    """What all places of one run share. `seconds` is when, by the clock, the whole run has to be over."""
 
     source: Source = field(default_factory=lambda: Seeded(0))
     trace: Trace = field(default_factory=MemoryTrace)
     clock: Clock = field(default_factory=Clock)
     failures: Failures = "fail"
     ordered: bool = True
+    seconds: float = math.inf
     physical_calls: int = 0
     again: list[Path] = field(default_factory=list)  # calls in flight when an earlier life ended, issued again
     dropped: int = 0
@@ -110,11 +111,12 @@ class Call:
 class Scope:
     """A place in a program. It names random choices, calls and child places by position, never by time."""
 
-    __slots__ = ("_tick", "account", "kept", "resumed", "path", "run")
+    __slots__ = ("_tick", "account", "kept", "over", "path", "resumed", "run")
 
-    def __init__(self, run: Run, account: Account, path: Path = (), resumed: bool = False) -> None:
+    def __init__(self, run: Run, account: Account, path: Path = (), around: Scope | None = None) -> None:
         self.run, self.account, self.path = run, account, path
-        self.resumed = resumed
+        self.resumed: bool = around is not None and around.resumed  # the next call may have been in flight before
+        self.over: Event | None = around.over if around else None  # time was over here in an earlier life
         self.kept: Sequence[Any] | None = None
         self._tick = 0
 
@@ -152,7 +154,7 @@ class Scope:
     def fork(self, n: int) -> list[Scope]:
         """`n` child places."""
         here = self.next()
-        return [Scope(self.run, self.account.child(), (*here, i), self.resumed) for i in range(n)]
+        return [Scope(self.run, self.account.child(), (*here, i), self) for i in range(n)]
 
     def keep(self, population: Sequence[Any]) -> None:
         """Publish a population to answer from, should the budget end before the method does."""
@@ -167,19 +169,30 @@ class Scope:
         return self.account.cost._replace(seconds=self.run.clock.now())
 
     @contextmanager
+    def timed(self, until: float | None = None) -> Iterator[anyio.CancelScope]:
+        """Cancel what runs inside when the clock shows `until` (default: the end of the run)."""
+        clock, before = self.run.clock, self.over
+        self.over = self.run.trace.recorded(self.path, "over") or before
+        with anyio.move_on_after((self.run.seconds if until is None else until) - clock.now()) as cancel:
+            clock.deadlines.add(cancel)
+            try:
+                yield cancel
+            finally:
+                clock.deadlines.discard(cancel)
+                self.over = before
+        if cancel.cancelled_caught:
+            self.run.trace.note(Event(self.path, "over", clock.now()))
+
+    @contextmanager
     def limit(self, budget: Budget) -> Iterator[Scope]:
         """A child place with limits of its own. Raises BudgetEnded when its seconds are over."""
         here = self.next()
-        child = Scope(self.run, self.account.child(budget.limits), here, self.resumed)
-        clock = self.run.clock
-        clock.now()  # starts it
+        child = Scope(self.run, self.account.child(budget.limits), here, self)
         seconds = budget.limits.get("seconds", math.inf)
-        with anyio.move_on_after(seconds) as cancel:
-            clock.deadlines.add(cancel)
+        with child.timed(self.run.clock.now() + seconds) as cancel:
             try:
                 yield child
             finally:
-                clock.deadlines.discard(cancel)
                 self.account.join([child.account])
         if cancel.cancelled_caught:
             raise BudgetEnded(f"the budget of {seconds:g} seconds is over")

@@ -61,21 +61,31 @@ class RunStore:
             self._open()
         except (sqlite3.Error, OSError) as error:
             raise UsageError(f"{path} is no run store: {error}") from None
-        self._batch: _Batch | None = None
+        self._batch: _Batch | None = None  # collects
+        self._writing: _Batch | None = None  # is on its way to the disk
         self._lock = threading.Lock()  # one transaction at a time on the one connection
 
     def _open(self) -> None:
-        ours = self._pragma("application_id") == APPLICATION
-        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not ours and tables:
-            raise UsageError(f"{self.path} is no run store: it is another program's SQLite file")
-        if ours and self._pragma("user_version") != VERSION:
+        if not self._ours():
+            with self._db:  # of several processes that find no store here, one makes it
+                self._db.execute("BEGIN IMMEDIATE")
+                self._create()
+        if self._pragma("user_version") != VERSION:
             raise UsageError(f"{self.path} was written by another version of forethought")
         # WAL with NORMAL: a commit survives the end of the process at once, and a power cut after the next checkpoint.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        if not ours:
-            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+
+    def _create(self) -> None:
+        if self._ours():
+            return
+        if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise UsageError(f"{self.path} is no run store: it is another program's SQLite file")
+        for statement in filter(str.strip, SCHEMA.split(";")):
+            self._db.execute(statement)
+
+    def _ours(self) -> bool:
+        return self._pragma("application_id") == APPLICATION
 
     def _pragma(self, name: str) -> int:
         return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
@@ -112,7 +122,7 @@ class RunStore:
     def events(self, run: int) -> list[Event]:
         rows = self._db.execute("SELECT place, kind, start, cost, data FROM events WHERE run = ?", (run,))
         found = [
-            Event(tuple(map(int, place.split("."))), kind, start, Cost(**json.loads(cost)), json.loads(data))
+            Event(tuple(map(int, filter(None, place.split(".")))), kind, start, Cost(**json.loads(cost)), json.loads(data))
             for place, kind, start, cost, data in rows
         ]
         return sorted(found, key=lambda e: e.place)
@@ -142,13 +152,18 @@ class RunStore:
 
     async def _commit(self, batch: _Batch) -> None:
         await anyio.lowlevel.checkpoint()  # whoever finishes in the same pass of the loop joins
+        if self._writing is not None:
+            await self._writing.committed.wait()  # and whoever finishes before the last batch is written
         if self._batch is batch:
             self._batch = None
+        self._writing = batch
         try:
             await anyio.to_thread.run_sync(self._insert, batch.rows)
         except sqlite3.Error as error:
             batch.error = error
-        batch.committed.set()
+        finally:
+            self._writing = None
+            batch.committed.set()
 
     def flush(self) -> None:
         """Write what was only noted. Called when a run ends."""
@@ -157,10 +172,9 @@ class RunStore:
             self._insert(rows)
 
     def _insert(self, rows: list[tuple[Any, ...]]) -> None:
-        with self._lock:
+        with self._lock, self._db:  # rolled back if it fails
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
-            self._db.execute("COMMIT")
 
     def close(self) -> None:
         self.flush()

@@ -13,7 +13,7 @@ from forethought.core.scope import Scope
 from forethought.models.extend import extend
 from forethought.models.protocol import Completion, Model, Request
 from forethought.tasks.protocol import Task
-from forethought.verifiers.grading import grade_all, grade_of
+from forethought.verifiers.grading import Grading, grade_all, grade_of
 from forethought.verifiers.protocol import Aggregation, Verifier, aggregate
 
 
@@ -38,32 +38,55 @@ class Extend:
     async def __call__(self, particle: Particle[Draft], at: Scope) -> Particle[Draft]:
         draft, request = particle.state, self.request(particle.state)
         completion = await extend(self.model, request, at)
+        finish = self._finish(draft, completion, request.max_tokens)
         size = draft.size + completion.cost.new_tokens
-        grown = Draft(draft, completion.text, completion.tokens, completion.logprobs, size)
-        finish = self._finish(grown, completion, request.max_tokens)
-        grown = Draft(draft, completion.text, completion.tokens, completion.logprobs, size, finish)
+        grown = Draft(
+            draft, completion.text, completion.tokens, completion.logprobs, size, finish, completion.cost
+        )
         return particle.moved(grown, done=finish is not None)
 
-    def _finish(self, grown: Draft, completion: Completion, asked: int) -> Finish | None:
+    def _finish(self, draft: Draft, completion: Completion, asked: int) -> Finish | None:
         """Whether the draft goes no further. A long step that was cut at the step's cap goes on as the next step."""
         if completion.finish == "end" or not completion.text:
             return "end"
-        cut = completion.finish == "length" and (not self.stop or completion.cost.new_tokens < asked)
-        full = grown.size >= self.task.draft_tokens or (self.stop and len(grown.steps) >= self.task.max_steps)
+        new = completion.cost.new_tokens
+        cut = completion.finish == "length" and (not self.stop or new < asked)
+        full = draft.size + new >= self.task.draft_tokens or (self.stop and len(draft.steps) + 1 >= self.task.max_steps)
         return "length" if cut or full else None
 
 
 @dataclass(frozen=True, slots=True)
+class Graded:
+    """A kernel that writes a draft to its end and grades it at once, so that a budget pays for both or for neither."""
+
+    extend: Extend
+    grading: Grading
+
+    def bound(self, particle: Particle[Draft]) -> Cost:
+        longest = Draft(size=self.extend.task.draft_tokens)
+        return self.extend.bound(particle) + self.grading.bound(Particle(longest))
+
+    async def __call__(self, particle: Particle[Draft], at: Scope) -> Particle[Draft]:
+        drafted = await self.extend(particle, at)
+        return await self.grading(drafted, at) if drafted.state.finished else drafted
+
+
+@dataclass(frozen=True, slots=True)
 class By:
-    """The parts that a method may use. `verifier` is None where there is none."""
+    """The parts that a method may use. `verifier` is None where there is none.
+
+    `grade_drafts` says that the selection will want grades of whole drafts.
+    """
 
     model: Model
     task: Task
     verifier: Verifier | None = None
+    grade_drafts: bool = False
 
-    def draft(self, problem: Problem, temperature: float) -> Extend:
-        """A kernel that writes a draft to its end."""
-        return Extend(self.model, self.task, self.task.prompt(problem), temperature)
+    def draft(self, problem: Problem, temperature: float) -> Extend | Graded:
+        """A kernel that writes a draft to its end, and grades it where the selection will want that."""
+        extend = Extend(self.model, self.task, self.task.prompt(problem), temperature)
+        return Graded(extend, Grading(self._verifier, problem, self.task)) if self.grade_drafts else extend
 
     def step(self, problem: Problem, temperature: float) -> Extend:
         """A kernel that writes one step: text up to and including the task's step break, or the end of the text."""

@@ -1,4 +1,4 @@
-"""The reasoner's tokenizer: one token a character, and one for each word of the tasks' forms."""
+"""The reasoner's tokenizer: one token a character, one a number below 100, one a word of the tasks' forms."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 WORDS = [
     *("chain ", "countdown ", "procedure ", "answer: ", " = ", " | "),
-    *("swap ", "next ", "reverse", "rotate ", "drop ", "copy ", "sort"),
+    *("swap", "next", "reverse", "rotate", "drop", "copy", "sort"),
     *(f"{number}) " for number in range(1, 23)),
+    *(str(number) for number in range(10, 100)),
 ]
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz+-*/=:|()\n ,."
 CHAT_TEMPLATE = (

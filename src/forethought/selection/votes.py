@@ -37,10 +37,12 @@ def ballots(pop: Population[Draft], problem: Problem, by: By) -> list[Ballot]:
 async def graded(pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Population[Draft]:
     """The finished drafts with grades, as far as the budget goes; the others stay ungraded, which is unknown."""
     finished: list[Particle[Draft]] = [p for p in pop if p.state.finished]
-    try:
-        return await by.grade(finished, problem, at)
-    except BudgetEnded:
-        return at.kept or finished
+    with at.timed():
+        try:
+            return await by.grade(finished, problem, at)
+        except BudgetEnded:
+            pass
+    return at.kept or finished
 
 
 def tally(votes: Sequence[Ballot], score: Callable[[Ballot], float], *, combine: Callable[[float, float], float]) -> Verdict:

@@ -10,8 +10,9 @@ from forethought.core.problem import Message, Problem
 from forethought.tasks.generated import Split, check_difficulty, draw
 
 MODULUS = 100
+EASY = 8  # up to this difficulty every operand is a single digit
 OPERATION = re.compile(r"(\d+)\) ([-+*])(\d+)")
-STEP = re.compile(r"(\d+)\) (\d+)([-+*])(\d+)=(\d+)\n?")
+PROMPT = re.compile(r"chain \d{1,2}\n(\d+\) [-+*]\d{1,2}\n)+")
 ANSWER = re.compile(r"answer: (\d+)\s*\Z")
 
 
@@ -23,6 +24,7 @@ def apply(value: int, sign: str, operand: int) -> int:
 class Chain:
     """Apply numbered operations to a number, modulo 100. Difficulty is the number of operations.
 
+    Operands have one digit up to difficulty 8; beyond, a growing share has two, up to one half at difficulty 20.
     One operation a line, and a solution that repeats the line's number: the next operation is found by a local copy,
     so errors come from the arithmetic and difficulty from the length.
     """
@@ -43,13 +45,17 @@ class Chain:
 
     def _make(self, rng: random.Random, length: int, name: str) -> Problem:
         value = first = rng.randrange(MODULUS)
+        hard = max(0, length - EASY) / 24
         lines = []
         for number in range(1, length + 1):
             sign = rng.choice("+-*")
-            operand = rng.randrange(2, 20) if sign == "*" else rng.randrange(1, MODULUS)
+            operand = rng.randrange(10, MODULUS) if rng.random() < hard else rng.randrange(2, 10)
             value = apply(value, sign, operand)
             lines.append(f"{number}) {sign}{operand}\n")
         return Problem(f"chain {first}\n{''.join(lines)}", str(value), name, length)
+
+    def reads(self, text: str) -> bool:
+        return PROMPT.fullmatch(text) is not None
 
     def prompt(self, problem: Problem) -> tuple[Message, ...]:
         return ({"role": "user", "content": problem.text},)

@@ -15,7 +15,7 @@ from forethought.core.problem import Message, Problem
 from forethought.tasks.generated import Split, check_difficulty, draw
 
 LARGEST = 99
-PROMPT = re.compile(r"countdown ([\d ]+) = (\d+)\n")
+PROMPT = re.compile(r"countdown (\d{1,2}(?: \d{1,2})+) = (\d{1,2})\n")
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+) \| ((?:\d+ ?)+)\n?")
 SIGNS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -77,7 +77,7 @@ def value_of(expression: str) -> Fraction | None:
 class Countdown:
     """Combine all the given numbers with + - * / into the target, each once.
 
-    Every intermediate result is a whole number from 1 to 99 and the larger operand comes first. A step shows one
+    Difficulty sets how many numbers there are and how large they may be (`LEVELS`). Every intermediate result is a whole number from 1 to 99 and the larger operand comes first. A step shows one
     operation and the numbers that are left. Any valid solution counts. The canonical answer is the expression.
     """
 
@@ -114,6 +114,9 @@ class Countdown:
             numbers = [operation[3], *rest_of(numbers, i, j)]
             yield operation, numbers
 
+    def reads(self, text: str) -> bool:
+        return PROMPT.fullmatch(text) is not None
+
     def prompt(self, problem: Problem) -> tuple[Message, ...]:
         return ({"role": "user", "content": problem.text},)
 
@@ -125,17 +128,16 @@ class Countdown:
     def answer(self, text: str, problem: Problem) -> str | None:
         """The expression that the steps compose, read from the steps; None if a step uses a number that is not there."""
         pool = [(str(n), n) for n in self._asked(problem)[0]]
-        steps = STEP.findall(text)
-        for left, sign, right, result, _ in steps:
-            for operand in (left, right):
-                if operand not in [str(value) for _, value in pool]:
+        for left, sign, right, result, _ in STEP.findall(text):
+            taken = []
+            for operand in (int(left), int(right)):
+                found = next((item for item in pool if item[1] == operand), None)
+                if found is None:
                     return None
-                taken = next(item for item in pool if str(item[1]) == operand)
-                pool.remove(taken)
-                if operand is left:
-                    first = taken
-            pool.insert(0, (f"({first[0]}{sign}{taken[0]})", int(result)))
-        return pool[0][0].removeprefix("(").removesuffix(")") if steps and len(pool) == 1 else None
+                pool.remove(found)
+                taken.append(found[0])
+            pool.insert(0, (f"({taken[0]}{sign}{taken[1]})", int(result)))
+        return pool[0][0].removeprefix("(").removesuffix(")") if len(pool) == 1 else None
 
     def correct(self, answer: str, problem: Problem) -> bool | None:
         """Any expression that uses each given number once and has the target's value."""

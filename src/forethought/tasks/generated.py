@@ -29,6 +29,10 @@ class GeneratedTask(Task, Protocol):
 
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem: ...
 
+    def reads(self, text: str) -> bool:
+        """Whether the text has the form of this task's problems."""
+        ...
+
     def solution(self, problem: Problem) -> str:
         """A right text for this problem, as the reasoner is trained to write it."""
         ...

@@ -1,4 +1,4 @@
-"""Explicit procedures on strings and lists, in the manner of ProcBench (seeds row 19): follow every line to the letter."""
+"""Explicit procedures on strings, in the manner of ProcBench (Fujisawa et al. 2024): follow every line to the letter."""
 
 from __future__ import annotations
 
@@ -9,42 +9,31 @@ from collections.abc import Callable, Sequence
 from forethought.core.problem import Message, Problem
 from forethought.tasks.generated import Split, check_difficulty, draw
 
-LETTERS, DIGITS = "abcdefghij", "0123456789"
-LINE = re.compile(r"\d+\) (\w+)((?: \d+)*)\n")
-ANSWER = re.compile(r"answer: ([a-j]+|\d+)\s*\Z")
+ALPHABET = "abcdefghij"
+PROMPT = re.compile(r"procedure [a-j]{3,9}\n(\d+\) \w+\n)+")
+LINE = re.compile(r"\d+\) (\w+)\n")
+ANSWER = re.compile(r"answer: ([a-j]+)\s*\Z")
 
-
-def swap(state: str, i: int, j: int) -> str:
-    items = list(state)
-    items[i - 1], items[j - 1] = items[j - 1], items[i - 1]
-    return "".join(items)
-
-
-def succ(state: str, i: int) -> str:
-    alphabet = LETTERS if state[i - 1] in LETTERS else DIGITS
-    after = alphabet[(alphabet.index(state[i - 1]) + 1) % len(alphabet)]
-    return state[: i - 1] + after + state[i:]
-
-
-OPERATIONS: dict[str, Callable[..., str]] = {
-    "swap": swap,
-    "next": succ,
-    "reverse": lambda state: state[::-1],
-    "rotate": lambda state, k: state[k:] + state[:k],
-    "drop": lambda state, i: state[: i - 1] + state[i:],
-    "copy": lambda state, i: state + state[i - 1],
-    "sort": lambda state: "".join(sorted(state)),
+# Each works on the list of letters as it stands after the line before.
+OPERATIONS: dict[str, Callable[[str], str]] = {
+    "swap": lambda s: s[-1] + s[1:-1] + s[0],  # the first and the last letter change places
+    "rotate": lambda s: s[1:] + s[0],  # the first letter goes to the end
+    "reverse": lambda s: s[::-1],
+    "sort": lambda s: "".join(sorted(s)),
+    "next": lambda s: ALPHABET[(ALPHABET.index(s[0]) + 1) % len(ALPHABET)] + s[1:],  # of the first letter; a after j
+    "drop": lambda s: s[:-1],  # the last letter goes
+    "copy": lambda s: s + s[0],  # the first letter is appended
 }
 
 
 class Procedure:
-    """Apply numbered operations to a string of letters or a list of digits. Difficulty is the number of operations."""
+    """Apply numbered operations to a string of letters. Difficulty is the number of operations; strings grow with it."""
 
     name = "procedure"
     step_break = "\n"
-    step_tokens = 14
+    step_tokens = 16
     max_steps = 22
-    draft_tokens = 240
+    draft_tokens = 300
     checkable = False
     difficulties: Sequence[int] = range(1, 21)
     middle = 8
@@ -55,23 +44,18 @@ class Procedure:
         return draw(lambda rng: self._make(rng, difficulty, place), place, split)
 
     def _make(self, rng: random.Random, length: int, name: str) -> Problem:
-        alphabet = rng.choice([LETTERS, DIGITS])
-        state = first = "".join(rng.choice(alphabet) for _ in range(rng.randrange(4, 8)))
+        size = 3 + length // 4
+        state = first = "".join(rng.choice(ALPHABET) for _ in range(size))
         lines = []
         for number in range(1, length + 1):
-            word, numbers = self._operation(rng, len(state))
-            state = OPERATIONS[word](state, *numbers)
-            lines.append(f"{number}) {' '.join([word, *map(str, numbers)])}\n")
+            shrink, grow = ["drop"] * (len(state) > 3), ["copy"] * (len(state) < 9)
+            word = rng.choice(["swap", "rotate", "reverse", "sort", "next", "next", *shrink, *grow])
+            state = OPERATIONS[word](state)
+            lines.append(f"{number}) {word}\n")
         return Problem(f"procedure {first}\n{''.join(lines)}", state, name, length)
 
-    def _operation(self, rng: random.Random, size: int) -> tuple[str, list[int]]:
-        shrink, grow = ["drop"] * (size > 4), ["copy"] * (size < 9)
-        word = rng.choice(["swap", "swap", "next", "next", "reverse", "rotate", "sort", *shrink, *grow])
-        if word == "swap":
-            return word, sorted(rng.sample(range(1, size + 1), 2))
-        if word == "rotate":
-            return word, [rng.randrange(1, 4)]
-        return word, [] if word in ("reverse", "sort") else [rng.randrange(1, size + 1)]
+    def reads(self, text: str) -> bool:
+        return PROMPT.fullmatch(text) is not None and set(LINE.findall(text)) <= set(OPERATIONS)
 
     def prompt(self, problem: Problem) -> tuple[Message, ...]:
         return ({"role": "user", "content": problem.text},)
@@ -86,9 +70,9 @@ class Procedure:
     def solution(self, problem: Problem) -> str:
         state = problem.text.split("\n", 1)[0].removeprefix("procedure ")
         lines = []
-        for number, (word, numbers) in enumerate(LINE.findall(problem.text), 1):
-            state = OPERATIONS[word](state, *map(int, numbers.split()))
-            lines.append(f"{number}) {state}\n")
+        for number, word in enumerate(LINE.findall(problem.text), 1):
+            state = OPERATIONS[word](state)
+            lines.append(f"{number}) {word} {state}\n")
         return "".join(lines) + f"answer: {state}"
 
     def right_so_far(self, text: str, problem: Problem) -> list[bool]:

@@ -35,7 +35,8 @@ class Grading:
             raise BudgetEnded("the budget has no room to grade another draft")
 
         async def act(call: Call) -> tuple[Grade, Cost]:
-            return await self.verifier.grade(draft, self.problem, self.task, call)
+            grade, cost = await self.verifier.grade(draft, self.problem, self.task, call)
+            return replace(grade, cost=cost), cost
 
         grade = await bought(at, "grade", {"verifier": str(self.verifier)}, need, act, to_json, from_json)
         grades = MappingProxyType({**draft.grades, str(self.verifier): grade})
@@ -47,7 +48,7 @@ def to_json(grade: Grade) -> Data:
 
 
 def from_json(data: Data, cost: Cost) -> Grade:
-    return Grade(data["value"], tuple(data["steps"]))
+    return Grade(data["value"], tuple(data["steps"]), cost)
 
 
 async def grade_all(

@@ -1,0 +1,79 @@
+"""The Python interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+
+from forethought.assembly import assemble, text_problem
+from forethought.core.budget import Budget
+from forethought.core.problem import Problem
+from forethought.core.store import RunStore
+from forethought.methods import Method
+from forethought.models.protocol import Model
+from forethought.selection import Selection
+from forethought.solving import Solution, solve_with
+from forethought.tasks import task_named
+from forethought.tasks.protocol import Task
+from forethought.verifiers import Verifier
+
+
+async def solve(
+    problem: str | Problem,
+    *,
+    task: str | Task | None = None,
+    model: str | Model | None = None,
+    method: str | Method = "sample(n=16)",
+    verifier: str | Verifier | None = None,
+    select: str | Selection | None = None,
+    budget: str | Budget | None = None,
+    seed: int = 0,
+    store: str | Path | None = None,
+) -> Solution:
+    """Solve one problem within a budget.
+
+    Parts are given by their spellings (`"beam(width=4, expand=4)"`) or as objects. `problem` is a text, or a Problem of
+    the task named. Defaults: the task is told from the text; `$FORETHOUGHT_MODEL`, else the embedded reasoner; `majority`,
+    or `weighted` with a verifier; 16,000 tokens and 120 seconds. With a `store`, the run is recorded in that file and the
+    same call goes on with a run that was cut off.
+
+    Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails.
+    """
+    if isinstance(problem, str):
+        kind, asked = text_problem(problem, task)
+    else:
+        named = task or problem.name.partition("/")[0] or "text"
+        kind, asked = (task_named(named) if isinstance(named, str) else named), problem
+    parts = assemble(kind, model, method, verifier, select, budget)
+    return await solve_with(parts, asked, seed, RunStore(Path(store)) if store else None)
+
+
+def solve_sync(
+    problem: str | Problem,
+    *,
+    task: str | Task | None = None,
+    model: str | Model | None = None,
+    method: str | Method = "sample(n=16)",
+    verifier: str | Verifier | None = None,
+    select: str | Selection | None = None,
+    budget: str | Budget | None = None,
+    seed: int = 0,
+    store: str | Path | None = None,
+) -> Solution:
+    """`solve` for scripts: runs its own event loop."""
+
+    async def run() -> Solution:
+        return await solve(
+            problem,
+            task=task,
+            model=model,
+            method=method,
+            verifier=verifier,
+            select=select,
+            budget=budget,
+            seed=seed,
+            store=store,
+        )
+
+    return anyio.run(run)

@@ -1,0 +1,86 @@
+"""From words to the parts of a run: what the command line and the Python interface share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from forethought.core.budget import Budget
+from forethought.core.errors import UsageError
+from forethought.core.problem import Problem
+from forethought.methods import By, Method, methods
+from forethought.methods.sample import Sample
+from forethought.models.names import default_name, model_named
+from forethought.models.protocol import Model
+from forethought.selection import Selection, selections
+from forethought.solving import DEFAULT_BUDGET, Parts
+from forethought.tasks import GENERATED, generated_task, task_named
+from forethought.tasks.protocol import Task
+from forethought.verifiers import Verifier, verifiers
+
+
+def budget_of(budget: str | Budget | None) -> Budget:
+    if isinstance(budget, str):
+        return Budget.parse(budget)
+    return DEFAULT_BUDGET if budget is None else budget
+
+
+def verifier_of(verifier: str | Verifier | None, task: Task, needed: bool) -> Verifier | None:
+    """The verifier asked for; else, where one is needed, the shipped one for the tasks that it knows."""
+    if isinstance(verifier, str):
+        return verifiers.parse(verifier)
+    if verifier is None and needed and task.name in GENERATED:
+        return verifiers.parse("process")
+    return verifier
+
+
+def text_problem(text: str, task: str | Task | None, reference: str | None = None) -> tuple[Task, Problem]:
+    """A problem of the user's own words. A text in the form of a generated task is one of its problems."""
+    if not text.strip():
+        raise UsageError("the problem is empty")
+    as_task = text.rstrip("\n") + "\n"
+    if task is None:
+        task = next((name for name in GENERATED if GENERATED[name].reads(as_task)), "text")
+    kind = task_named(task) if isinstance(task, str) else task
+    if kind.name not in GENERATED:
+        return kind, Problem(text, reference)
+    generated = GENERATED[kind.name]
+    if not generated.reads(as_task):
+        example = generated.problem(generated.middle, 0).text.strip().replace("\n", "\\n")
+        raise UsageError(f"this is no {kind.name} problem; they look like: {example}")
+    return kind, Problem(as_task, reference)
+
+
+def generated_problem(task: str, difficulty: int | None, index: int) -> tuple[Task, Problem]:
+    """The problem `index` of the test split of a generated task."""
+    kind = generated_task(task)
+    if index < 0:
+        raise UsageError(f"problems are counted from 0, so there is no problem {index}")
+    return kind, kind.problem(kind.middle if difficulty is None else difficulty, index)
+
+
+def by_of(
+    model: str | Model | None, task: Task, verifier: str | Verifier | None, wanted: Sequence[Method | Selection]
+) -> By:
+    """The model, task and verifier for methods and selections that need what these need."""
+    needed = any({"process", "grades"} & part.needs for part in wanted)
+    frozen = model_named(model or default_name()) if model is None or isinstance(model, str) else model
+    return By(frozen, task, verifier_of(verifier, task, needed))
+
+
+def assemble(
+    task: Task,
+    model: str | Model | None,
+    method: str | Method,
+    verifier: str | Verifier | None,
+    select: str | Selection | None,
+    budget: str | Budget | None,
+) -> Parts:
+    """The parts of one solve. Samples are graded as they are drawn, so that the budget pays for both or for neither."""
+    program = methods.parse(method) if isinstance(method, str) else method
+    rule = select or ("majority" if verifier is None else "weighted")
+    selection = selections.parse(rule) if isinstance(rule, str) else rule
+    limits = budget_of(budget)
+    by = by_of(model, task, verifier, [program, selection])
+    early = "grades" in selection.needs and isinstance(program, Sample) and by.verifier is not None
+    return Parts(replace(by, grade_drafts=early), program, selection, limits)

@@ -1,0 +1,166 @@
+"""Many problems, several methods, several selections of each: measured, stored, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from forethought.bench.prefix import graded_prefix, prefix_cost, wants_grades
+from forethought.bench.stats import interval
+from forethought.core.budget import Budget
+from forethought.core.cost import ZERO, Cost
+from forethought.core.errors import ModelError
+from forethought.core.problem import Problem
+from forethought.core.scope import Failures, Run, Seeded
+from forethought.core.store import RunStore
+from forethought.methods import By, Method
+from forethought.methods.sample import Sample
+from forethought.selection import Selection, Verdict
+from forethought.solving import Made, Parts, check, key_of, populate, prepare
+
+Outcome = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What is compared on which problems. Every method has the same budget a problem."""
+
+    by: By
+    problems: Sequence[Problem]
+    methods: Sequence[Method]
+    selections: Sequence[Selection]
+    budget: Budget
+    seed: int = 0
+    failures: Failures = "fail"
+    concurrency: int = 8
+
+    def parts(self, method: Method, selection: Selection) -> Parts:
+        return Parts(self.by, method, selection, self.budget, self.failures)
+
+
+async def run(bench: Bench, store: RunStore, done: Callable[[Method], None] = lambda method: None) -> list[dict[str, Any]]:
+    """Run what the store does not have yet; return one row a method and selection.
+
+    `done` is told of each problem that is finished. A problem whose model fails counts as wrong and as a failure, and is
+    tried again when the bench is run again.
+    """
+    await prepare(bench.by.model)
+    for method in bench.methods:
+        for selection in bench.selections:
+            check(bench.problems[0], bench.parts(method, selection))
+    rows = []
+    for method in bench.methods:
+        outcomes = await _all_problems(bench, method, store, done)
+        rows += [_row(bench, method, selection, outcomes) for selection in bench.selections]
+    return rows
+
+
+async def _all_problems(
+    bench: Bench, method: Method, store: RunStore, done: Callable[[Method], None]
+) -> list[Outcome]:
+    outcomes: list[Outcome] = [{}] * len(bench.problems)
+    slots = anyio.CapacityLimiter(bench.concurrency)
+
+    async def solve(index: int) -> None:
+        async with slots:
+            outcomes[index] = await _one(bench, method, index, store)
+            done(method)
+
+    async with anyio.create_task_group() as tasks:
+        for index in range(len(bench.problems)):
+            tasks.start_soon(solve, index)
+    return outcomes
+
+
+async def _one(bench: Bench, method: Method, index: int, store: RunStore) -> Outcome:
+    problem, seed = bench.problems[index], Seeded(bench.seed).seed((index,))
+    parts = bench.parts(method, bench.selections[0])
+    spec = parts.spec() | {
+        "kind": "bench",
+        "selection": ", ".join(map(repr, bench.selections)),
+        "problem": problem.text,
+        "reference": problem.reference,
+        "name": problem.name,
+        "seed": seed,
+    }
+    row = store.begin(key_of(spec), spec)
+    if row.status == "done" and row.outcome is not None:
+        return row.outcome
+    ordered = "ordered" in bench.by.model.abilities
+    run = Run(Seeded(seed), store.trace(row.id), failures=bench.failures, ordered=ordered)
+    try:
+        outcome = await _measure(bench, method, problem, await populate(parts, problem, run))
+    except ModelError as error:
+        store.end(row.id, "failed", {"error": str(error)})
+        return {"error": str(error)}
+    except BaseException:
+        store.end(row.id, "interrupted")
+        raise
+    store.end(row.id, "done", outcome)
+    return outcome
+
+
+async def _measure(bench: Bench, method: Method, problem: Problem, made: Made) -> Outcome:
+    """Read one population with every selection. What a selection is charged is what it used."""
+    by, is_sample = bench.by, isinstance(method, Sample)
+    graded, grading = (), ZERO
+    if any(map(wants_grades, bench.selections)) and is_sample:
+        graded, grading = await graded_prefix(made, by, problem, bench.budget)  # type: ignore[assignment]
+    results = {}
+    for selection in bench.selections:
+        if not is_sample:
+            verdict = await made.select(selection, by, problem)
+            cost = made.at.cost()
+        elif wants_grades(selection):
+            verdict = await replace_population(made, graded).select(selection, by, problem)
+            cost = prefix_cost(made, graded) + grading
+        else:
+            verdict, cost = await made.select(selection, by, problem), made.at.cost()
+        results[repr(selection)] = _reading(verdict, problem, by, cost)
+    return {"results": results, "stopped": made.stopped, "seconds": made.at.run.clock.now()}
+
+
+def replace_population(made: Made, pop: Any) -> Made:
+    return replace(made, population=pop)
+
+
+def _reading(verdict: Verdict, problem: Problem, by: By, cost: Cost) -> dict[str, Any]:
+    leading = verdict.leading
+    right = [bool(by.task.correct(answer, problem)) for answer in leading]
+    credit = sum(right) / len(right) if right else 0.0
+    return {"answer": verdict.answer, "confidence": verdict.confidence, "credit": credit, "cost": cost._asdict()}
+
+
+def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    readings = [o["results"][repr(selection)] for o in outcomes if "results" in o]
+    credits = [r["credit"] for r in readings] + [0.0] * (len(outcomes) - len(readings))
+    total = sum((Cost(**r["cost"]) for r in readings), ZERO)
+    low, high = interval(credits)
+    verifier = bench.by.verifier if wants_grades(selection) or "process" in method.needs else None
+    return {
+        "method": repr(method),
+        "selection": repr(selection),
+        "verifier": None if verifier is None else str(verifier),
+        "oracle": bool(verifier and verifier.oracle(bench.by.task)),
+        "task": bench.by.task.name,
+        "difficulty": bench.problems[0].difficulty,
+        "accuracy": sum(credits) / len(credits),
+        "low": low,
+        "high": high,
+        "problems": len(outcomes),
+        "failures": len(outcomes) - len(readings),
+        "wall_seconds": sum(o.get("seconds", 0.0) for o in outcomes),
+        "mean": {name: value / max(len(readings), 1) for name, value in total._asdict().items()},
+        "total": total._asdict(),
+    }
+
+
+def open_store(folder: Path) -> RunStore:
+    folder.mkdir(parents=True, exist_ok=True)
+    return RunStore(folder / "run.sqlite")
+
+

@@ -1,0 +1,64 @@
+"""`forethought bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from forethought.assembly import budget_of, by_of
+from forethought.bench.run import Bench, open_store, run
+from forethought.cli import show
+from forethought.methods import Method, methods
+from forethought.selection import selections
+from forethought.tasks import generated_task
+
+
+def progress() -> Progress:
+    """A bar a method, on standard error, so that --json stays clean."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    from rich.console import Console
+
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def run_bench(
+    task: str,
+    method: Sequence[str],
+    out: Path,
+    select: Sequence[str],
+    difficulty: int | None,
+    limit: int,
+    verifier: str | None,
+    model: str | None,
+    budget: str | None,
+    seed: int,
+    json_: bool,
+) -> None:
+    kind = generated_task(task)
+    programs, rules = [methods.parse(m) for m in method], [selections.parse(s) for s in select]
+    by = by_of(model, kind, verifier, [*programs, *rules])
+    level = kind.middle if difficulty is None else difficulty
+    problems = [kind.problem(level, index) for index in range(limit)]
+    bench = Bench(by, problems, programs, rules, budget_of(budget), seed)
+    rows = measured(bench, out)
+    (out / "summary.json").write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    if json_:
+        show.console.print_json(data={"rows": rows})
+    else:
+        show.console.print(show.bench_table(rows, f"{task}, difficulty {level}, {limit} problems, budget {bench.budget}"))
+        show.console.print(f"recorded in {out}/run.sqlite and {out}/summary.json")
+
+
+def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
+    """Run a bench with a progress bar a method."""
+    with progress() as bars:
+        ids = {repr(m): bars.add_task(show.short(repr(m)), total=len(bench.problems)) for m in bench.methods}
+
+        def done(method: Method) -> None:
+            bars.advance(ids[repr(method)])
+
+        return anyio.run(run, bench, open_store(out), done)

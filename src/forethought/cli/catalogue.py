@@ -1,0 +1,80 @@
+"""What there is, as rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from forethought.methods import methods
+from forethought.models.names import KINDS
+from forethought.selection import selections
+from forethought.tasks import GENERATED, TASKS
+from forethought.verifiers import verifiers
+
+Row = Mapping[str, Any]
+
+
+def summary(part: object) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((inspect.getdoc(part) or "").split("\n\n", 1)[0].split())
+
+
+def parameters(part: Any) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(part)}
+
+
+def method_rows() -> list[Row]:
+    found = [(name, methods[name]) for name in methods]
+    return [
+        {
+            "name": name,
+            "law": part.law,
+            "needs": sorted(part.needs),
+            "parameters": parameters(part),
+            "paper": part.paper,
+            "summary": summary(part),
+        }
+        for name, part in found
+    ]
+
+
+def selection_rows() -> list[Row]:
+    found = [(name, selections[name]) for name in selections]
+    return [
+        {
+            "name": name,
+            "needs": sorted(part.needs),
+            "parameters": parameters(part),
+            "paper": part.paper,
+            "summary": summary(part),
+        }
+        for name, part in found
+    ]
+
+
+def verifier_rows() -> list[Row]:
+    rows = []
+    for name in verifiers:
+        part = verifiers[name]
+        oracles = sorted(t for t, task in TASKS.items() if part().oracle(task))
+        row = {"name": name, "process": part.process, "oracle": oracles, "parameters": parameters(part)}
+        rows.append(row | {"summary": summary(part)})
+    return rows
+
+
+def task_rows() -> list[Row]:
+    rows: list[Row] = []
+    for name, task in TASKS.items():
+        made = GENERATED.get(name)
+        row = {"name": name, "difficulties": list(made.difficulties) if made else [], "middle": made.middle if made else None}
+        rows.append(row | {"checkable": task.checkable, "summary": summary(type(task))})
+    return rows
+
+
+def model_rows() -> list[Row]:
+    from forethought.models import pull
+
+    ready = {"reasoner": True, "smollm2": pull.path() is not None}
+    return [{"name": name, "ready": ready.get(name), "summary": text} for name, text in KINDS.items()]

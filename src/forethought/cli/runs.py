@@ -1,0 +1,78 @@
+"""`forethought runs`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from forethought.assembly import assemble
+from forethought.cli import show
+from forethought.core.errors import UsageError
+from forethought.core.problem import Problem
+from forethought.core.store import RunRow, RunStore
+from forethought.solving import solve_with
+from forethought.tasks import task_named
+
+
+def opened(file: Path) -> RunStore:
+    if not file.exists():
+        raise UsageError(f"{file} is not there")
+    return RunStore(file)
+
+
+def as_row(row: RunRow) -> dict[str, Any]:
+    outcome = row.outcome or {}
+    created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.created))
+    return {"run": row.id, "created": created, "status": row.status, **row.spec, "outcome": outcome}
+
+
+def list_runs(file: Path, json_: bool) -> None:
+    rows = [as_row(row) for row in opened(file).runs()]
+    if json_:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return
+    cells = [(r["run"], r["created"], r["status"], r["method"], r["name"] or r["problem"][:40].strip()) for r in rows]
+    show.console.print(show.table(("run", "created", "status", "method", "problem"), cells))
+
+
+def show_run(file: Path, run: int, json_: bool) -> None:
+    store = opened(file)
+    row, events = as_row(store.run(run)), store.events(run)
+    if json_:
+        told = [{"place": e.place, "kind": e.kind, "start": e.start, "cost": e.cost._asdict(), **e.data} for e in events]
+        sys.stdout.write(json.dumps(row | {"events": told}, indent=2) + "\n")
+        return
+    for name in ("run", "created", "status", "model", "method", "verifier", "selection", "budget", "seed", "problem"):
+        show.console.print(f"[bold]{name}[/]: ", end="")
+        show.console.print(str(row[name]).strip(), markup=False, highlight=False)
+    cells = [
+        (".".join(map(str, e.place)), e.kind, f"{e.start:.3f}", e.cost.tokens or "", told(dict(e.data))) for e in events
+    ]
+    show.console.print(show.table(("place", "kind", "at s", "tokens", "what"), cells))
+
+
+def told(data: dict[str, Any]) -> str:
+    if "text" in data:
+        return f"{data['text']!r} ({data['finish']})"
+    return ", ".join(f"{name}={value}" for name, value in data.items() if name not in ("asked", "model"))
+
+
+def resume_run(file: Path, run: int, json_: bool) -> None:
+    """Go on with a run of `solve`; a bench is resumed by its own command."""
+    store = opened(file)
+    spec = store.run(run).spec
+    if spec["kind"] == "bench":
+        raise UsageError(f"run {run} belongs to a bench: run the same bench command again")
+    names = ("model", "method", "verifier", "selection", "budget")
+    parts = assemble(task_named(spec["task"]), *(spec[name] for name in names))
+    problem = Problem(spec["problem"], spec["reference"], spec["name"])
+    found = anyio.run(solve_with, parts, problem, spec["seed"], store)
+    if json_:
+        sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
+    else:
+        show.console.print(show.solution(found))

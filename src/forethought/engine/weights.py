@@ -1,0 +1,114 @@
+"""Weights of the Llama family from a folder in Hugging Face format, or from a GGUF file through transformers' reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from forethought.core.errors import UsageError
+from forethought.engine.llama import Layer, Llama, Shape
+
+KNOWN = ("LlamaForCausalLM", "LlamaForTokenClassification", "MistralForCausalLM")
+
+
+def load(path: Path) -> Llama:
+    """Read a model into fp32. Raises UsageError, in one line, for a path that holds no model of the family."""
+    if path.suffix == ".gguf":
+        return _from_gguf(path)
+    config = read_config(path)
+    names = config.get("architectures") or ["an unnamed architecture"]
+    if names[0] not in KNOWN:
+        raise UsageError(f"{path} is a {names[0]}; the local engine runs {', '.join(KNOWN)}")
+    return build(config, _safetensors(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is no model folder: cannot read its config.json ({type(error).__name__})") from None
+    return found
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UsageError(f"{path} has no .safetensors file")
+    return {name: tensor.float() for file in files for name, tensor in load_file(file).items()}
+
+
+def _from_gguf(path: Path) -> Llama:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    if type(model).__name__ not in KNOWN:
+        raise UsageError(f"{path} is a {type(model).__name__}; the local engine runs {', '.join(KNOWN)}")
+    return build(model.config.to_dict(), {name: t.detach() for name, t in model.state_dict().items()})
+
+
+def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:
+    """A model from its configuration and its tensors by their Hugging Face names."""
+    embedding = tensors["model.embed_tokens.weight"]
+    head = tensors.get("score.weight", tensors.get("lm_head.weight", embedding))
+    layers = tuple(_layer(tensors, f"model.layers.{i}.") for i in range(config["num_hidden_layers"]))
+    parameters = sum(t.numel() for name, t in tensors.items() if name != "lm_head.weight" or t is not embedding)
+    eos = config.get("eos_token_id")
+    return Llama(
+        _shape(config, parameters),
+        embedding,
+        layers,
+        tensors["model.norm.weight"],
+        head,
+        tensors.get("score.bias"),
+        frozenset([eos] if isinstance(eos, int) else eos or []),
+    )
+
+
+def _shape(config: Mapping[str, Any], parameters: int) -> Shape:
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        base = rope.get("rope_theta") or config.get("rope_theta") or 10_000.0
+        frequencies, scale = 1.0 / base ** (torch.arange(0, head_dim, 2).float() / head_dim), 1.0
+    else:
+        frequencies, scale = _scaled_rope(config, kind)
+    kv_heads = config.get("num_key_value_heads") or heads
+    epsilon = config["rms_norm_eps"]
+    return Shape(config["num_hidden_layers"], heads, kv_heads, head_dim, epsilon, frequencies, scale, parameters)
+
+
+def _scaled_rope(config: Mapping[str, Any], kind: str) -> tuple[Tensor, float]:
+    """Frequencies of the scaled kinds, by transformers' own rules."""
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    if kind not in ROPE_INIT_FUNCTIONS:
+        raise UsageError(f"the local engine does not know the rope scaling '{kind}'")
+    frequencies, scale = ROPE_INIT_FUNCTIONS[kind](LlamaConfig(**config), torch.device("cpu"))
+    return frequencies, float(scale)
+
+
+def _layer(tensors: Mapping[str, Tensor], prefix: str) -> Layer:
+    if f"{prefix}self_attn.q_proj.bias" in tensors:
+        raise UsageError("the local engine does not run models with attention biases yet")
+
+    def weight(name: str) -> Tensor:
+        return tensors[f"{prefix}{name}.weight"]
+
+    return Layer(
+        weight("input_layernorm"),
+        torch.cat([weight(f"self_attn.{part}_proj") for part in "qkv"]).contiguous(),
+        weight("self_attn.o_proj"),
+        weight("post_attention_layernorm"),
+        torch.cat([weight("mlp.gate_proj"), weight("mlp.up_proj")]).contiguous(),
+        weight("mlp.down_proj"),
+    )

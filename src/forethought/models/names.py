@@ -1,0 +1,54 @@
+"""Models by name: `reasoner`, `smollm2`, `local:PATH`, `openai:MODEL@http://host:port/v1`."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+from forethought.core.errors import UsageError
+from forethought.core.registry import unknown
+from forethought.models.protocol import Model
+
+KINDS = {
+    "reasoner": "the embedded model; solves the tasks chain, countdown and procedure",
+    "smollm2": "SmolLM2-135M-Instruct, after `forethought pull smollm2`",
+    "local:PATH": "a folder in Hugging Face format or a GGUF file, of the Llama family",
+    "openai:MODEL@URL": "an OpenAI-compatible endpoint such as http://host:8000/v1; key from OPENAI_API_KEY, or none",
+}
+
+
+def default_name() -> str:
+    return os.environ.get("FORETHOUGHT_MODEL") or "reasoner"
+
+
+@functools.cache
+def model_named(name: str) -> Model:
+    """The model of this name. Loads nothing yet. Raises UsageError if the name is unknown or its files are not there."""
+    kind, _, rest = name.partition(":")
+    if name == "reasoner":
+        from forethought.models.local import Local
+        from forethought.reasoner.loader import folder
+
+        return Local(folder("generator"), name)
+    if name == "smollm2":
+        return _smollm2()
+    if kind == "local" and rest:
+        from forethought.models.local import Local
+
+        return Local(Path(rest).expanduser(), name)
+    if kind == "openai" and rest:
+        from forethought.models.openai import OpenAI
+
+        return OpenAI.parse(name)
+    raise UsageError(unknown("model", name, KINDS))
+
+
+def _smollm2() -> Model:
+    from forethought.models import pull
+    from forethought.models.local import Local
+
+    path = pull.path()
+    if path is None:
+        raise UsageError("smollm2 is not here yet: run `forethought pull smollm2`")
+    return Local(path, "smollm2")

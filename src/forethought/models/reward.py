@@ -1,0 +1,39 @@
+"""A process reward model on the local engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from forethought.core.cost import Cost
+from forethought.core.draft import Draft, Grade
+from forethought.core.problem import Message
+from forethought.models.local import Local
+
+
+class RewardModel:
+    """A Llama token classifier: at the end of each step, the probability that the draft is right so far.
+
+    A step ends at a line break, or where a finished draft ends. What it has read of a draft stays in its own prefix tree,
+    so that a further step costs only its new tokens.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._local = Local(path, f"reward:{path}")
+
+    def bound(self, messages: tuple[Message, ...], draft: Draft) -> Cost:
+        prompt = len(self._local.ids(messages, Draft()))
+        written = max(draft.size, sum(len(d.tokens) or len(d.new.encode()) for d in draft.lineage()))
+        return Cost(verifier_calls=1, verifier_tokens=prompt + written + 1)
+
+    async def grade(self, messages: tuple[Message, ...], draft: Draft) -> tuple[Grade, Cost]:
+        prompt = len(self._local.ids(messages, Draft()))
+        ids = list(self._local.ids(messages, draft))
+        if draft.finished:
+            ids.append(min(self._local.engine.model.eos))
+        scored = await self._local.engine.score(ids)
+        (newline,) = self._local.reader.encode("\n")
+        ends = [place for place in range(prompt, len(ids)) if ids[place] == newline]
+        if not ends or ends[-1] != len(ids) - 1:
+            ends.append(len(ids) - 1)
+        steps = tuple(scored.outputs[place] for place in ends)
+        return Grade(steps[-1], steps), Cost(verifier_calls=1, verifier_tokens=scored.computed)

@@ -1,0 +1,74 @@
+"""The generator's own drafts with the truth about each step: what the reward model learns from."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from tokenizers import Tokenizer
+
+from forethought.core.problem import Problem
+from forethought.reasoner.examples import IGNORED, Example, draw_problem, prompt_ids
+from forethought.reasoner.vocabulary import EOS, PAD
+from forethought.tasks.generated import GeneratedTask
+
+Asked = tuple[GeneratedTask, Problem]
+
+
+def sample(
+    model: torch.nn.Module, asked: list[Asked], tokenizer: Tokenizer, temperature: float | None
+) -> list[list[int]]:
+    """One completion a problem, as token ids up to the end of the text; `temperature` None is greedy."""
+    pad = tokenizer.token_to_id(PAD)
+    prompts = [prompt_ids(problem, tokenizer) for _, problem in asked]
+    width = max(map(len, prompts))
+    device = next(model.parameters()).device
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
+    how = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature, "top_k": 0}
+    longest = max(task.draft_tokens for task, _ in asked)
+    with torch.inference_mode():
+        out = model.generate(ids, attention_mask=(ids != pad).long(), max_new_tokens=longest, **how)  # type: ignore[operator]
+    return [[i for i in row if i != pad] for row in out[:, width:].tolist()]
+
+
+def label(asked: Asked, completion: list[int], tokenizer: Tokenizer) -> Example | None:
+    """Whether the draft is right so far, at the last token of each step; None for a draft without a whole step."""
+    (task, problem), prompt = asked, prompt_ids(asked[1], tokenizer)
+    right = task.right_so_far(tokenizer.decode(completion, skip_special_tokens=True), problem)
+    breaks = {tokenizer.token_to_id("\n"), tokenizer.token_to_id(EOS)}
+    ends = [place for place, token in enumerate(completion) if token in breaks][: len(right)]
+    if not ends:
+        return None
+    labels = [IGNORED] * (len(prompt) + len(completion))
+    for end, good in zip(ends, right, strict=False):
+        labels[len(prompt) + end] = int(good)
+    return Example([*prompt, *completion], labels)
+
+
+def collect(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, count: int) -> list[Example]:
+    """`count` labelled drafts of the train split at temperature 1, kept in `path` so that a killed run goes on."""
+    model.eval()
+    found = [Example(*pair) for pair in map(json.loads, path.open())] if path.exists() else []
+    rng, batch = random.Random(f"drafts/{len(found)}"), 256
+    torch.manual_seed(len(found))
+    with path.open("a") as file:
+        for _ in track(range(len(found), count, batch * 4), "drafts of the generator"):
+            asked = sorted((draw_problem(rng) for _ in range(batch * 4)), key=lambda a: len(a[1].text))
+            for start in range(0, len(asked), batch):
+                part = asked[start : start + batch]
+                for one, completion in zip(part, sample(model, part, tokenizer, 1.0), strict=True):
+                    example = label(one, completion, tokenizer)
+                    if example is not None:
+                        found.append(example)
+                        file.write(json.dumps([example.ids, example.labels]) + "\n")
+            file.flush()
+    return found
+
+
+def forever(examples: list[Example], rng: random.Random) -> Iterator[Example]:
+    while True:
+        yield from rng.sample(examples, len(examples))

@@ -1,0 +1,199 @@
+"""From a problem to a solution: one run of one method, with its bill."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from forethought.core.budget import Budget
+from forethought.core.cost import Cost
+from forethought.core.draft import Draft
+from forethought.core.errors import BudgetEnded, UsageError
+from forethought.core.population import Population
+from forethought.core.problem import Problem
+from forethought.core.scope import Failures, Run, Scope, Seeded
+from forethought.core.store import RunStore
+from forethought.core.trace import MemoryTrace, Trace
+from forethought.methods import By, Method
+from forethought.models.protocol import Model
+from forethought.selection import Selection, Verdict
+from forethought.tasks import GENERATED
+from forethought.tasks.protocol import Task
+from forethought.tasks.text import Text
+from forethought.verifiers import Verifier
+
+DEFAULT_BUDGET = Budget({"tokens": 16_000, "seconds": 120})
+WAYS_ON = "pull a general model with `forethought pull smollm2` and pass --model smollm2, or name an endpoint with --model openai:MODEL@http://host:port/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that a run is made of besides its problem and its seed."""
+
+    by: By
+    method: Method
+    selection: Selection
+    budget: Budget = DEFAULT_BUDGET
+    failures: Failures = "fail"
+
+    def spec(self) -> dict[str, Any]:
+        """The parts by their spellings: what is stored, and what has to agree for a run to be resumed."""
+        return {
+            "model": self.by.model.name,
+            "task": self.by.task.name,
+            "method": repr(self.method),
+            "verifier": None if self.by.verifier is None else str(self.by.verifier),
+            "selection": repr(self.selection),
+            "budget": str(self.budget),
+            "failures": self.failures,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """An answer with its confidence, its bill, and why the method stopped."""
+
+    answer: str | None
+    text: str | None
+    confidence: float
+    cost: Cost
+    stopped: Literal["done", "budget"]
+    verdict: Verdict
+    population: Population[Draft]
+    seed: int
+    spec: Mapping[str, Any]
+    oracle: bool = False
+    notes: Sequence[str] = ()
+    run: int | None = None
+    trace: Trace = field(default_factory=MemoryTrace, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """The solution as the command line prints it with --json."""
+        names = ("model", "task", "method", "selection", "verifier", "budget")
+        return {
+            "answer": self.answer,
+            "text": self.text,
+            "confidence": self.confidence,
+            "cost": self.cost._asdict(),
+            "stopped": self.stopped,
+            "ranked": [{"answer": r.answer, "probability": r.probability} for r in self.verdict.ranked],
+            "seed": self.seed,
+            **{name: self.spec[name] for name in names},
+            "oracle": self.oracle,
+            "notes": list(self.notes),
+            "run": self.run,
+        }
+
+
+def check(problem: Problem, parts: Parts) -> None:
+    """Refuse what cannot work, before anything is spent."""
+    by, method = parts.by, parts.method
+    if by.model.name == "reasoner" and by.task.name not in GENERATED:
+        raise UsageError(f"the embedded reasoner solves only the tasks {', '.join(GENERATED)}: {WAYS_ON}")
+    missing = sorted(need for need in method.needs if need != "process" and need not in by.model.abilities)
+    if missing:
+        able = "the local models (reasoner, smollm2, local:PATH) have it"
+        raise UsageError(f"{method.name} needs a model with the ability '{missing[0]}', which {by.model.name} lacks; {able}")
+    if "process" in method.needs and (by.verifier is None or not by.verifier.process):
+        have = "none was given" if by.verifier is None else f"{by.verifier.name} grades whole drafts only"
+        raise UsageError(f"{method.name} needs a verifier that grades steps, such as process; {have}")
+    if "grades" in parts.selection.needs and by.verifier is None:
+        raise UsageError(f"the selection {parts.selection.name} needs a verifier: add --verifier")
+
+
+async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore | None = None) -> Solution:
+    """Run the method within the budget and select from what it made; in a store, go on with a run that was cut off.
+
+    Raises UsageError before anything is spent, ModelError if the model fails and nothing may be dropped.
+    """
+    await prepare(parts.by.model)
+    check(problem, parts)
+    row = None
+    if store is not None:
+        spec = parts.spec() | {"kind": "solve", "problem": problem.text, "reference": problem.reference, "name": problem.name, "seed": seed}
+        row = store.begin(key_of(spec), spec)
+    trace = store.trace(row.id) if store and row else MemoryTrace()
+    run = Run(Seeded(seed), trace, failures=parts.failures, ordered="ordered" in parts.by.model.abilities)
+    try:
+        made = await populate(parts, problem, run)
+        verdict = await made.select(parts.selection, parts.by, problem)
+    except BaseException:
+        if store and row:
+            store.end(row.id, "interrupted")
+        raise
+    solution = made.solution(parts, problem, verdict, seed, row.id if row else None)
+    if store and row:
+        store.end(row.id, "done", solution.as_json())
+    return solution
+
+
+def key_of(spec: Mapping[str, Any]) -> str:
+    return "|".join(f"{name}={value}" for name, value in sorted(spec.items()))
+
+
+async def prepare(model: Model) -> None:
+    """Let a model that has to look at its endpoint first do so."""
+    probe = getattr(model, "prepare", None)
+    if probe is not None:
+        await probe()
+
+
+@dataclass(slots=True)
+class Made:
+    """A population, the place in which it was made, and whether the budget ended it."""
+
+    population: Population[Draft]
+    at: Scope
+    stopped: Literal["done", "budget"]
+
+    async def select(self, selection: Selection, by: By, problem: Problem) -> Verdict:
+        """A verdict within what the budget has left; one grading that does not fit stops it as the method's would."""
+        (at,) = self.at.fork(1)
+        verdict = await selection(self.population, problem, by, at)
+        self.at.account.join([at.account])
+        return verdict
+
+    def solution(self, parts: Parts, problem: Problem, verdict: Verdict, seed: int, run: int | None) -> Solution:
+        verifier, chosen = parts.by.verifier, verdict.chosen
+        return Solution(
+            verdict.answer,
+            chosen.text if chosen else None,
+            verdict.confidence,
+            self.at.cost(),
+            self.stopped,
+            verdict,
+            self.population,
+            seed,
+            parts.spec(),
+            bool(verifier and verifier.oracle(parts.by.task)),
+            notes(parts.by.task, self),
+            run,
+            self.at.run.trace,
+        )
+
+
+def notes(task: Task, made: Made) -> list[str]:
+    found = []
+    finished = [p.state.text for p in made.population if p.state.finished]
+    if isinstance(task, Text) and len(finished) > 1 and not any(map(task.short_answer, finished)):
+        found.append("no draft states a short answer, so whole texts were compared and votes cannot merge")
+    if made.at.run.dropped:
+        found.append(f"{made.at.run.dropped} failed drafts were dropped")
+    return found
+
+
+async def populate(parts: Parts, problem: Problem, run: Run) -> Made:
+    """Run the method alone. When the budget ends first, the population is what was last kept."""
+    outer = Scope.root(run, parts.budget)
+    (at,) = outer.fork(1)
+    run.seconds = parts.budget.limits.get("seconds", math.inf)
+    try:
+        with at.timed():
+            return Made(await parts.method(problem, parts.by, at), outer, "done")
+    except BudgetEnded:
+        pass
+    finally:
+        outer.account.join([at.account])
+    return Made(at.kept or [], outer, "budget")

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import email.utils
+import socket
+import time
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from forethought.core.cost import Cost
+from forethought.core.draft import Draft
+from forethought.core.errors import ModelError, UsageError
+from forethought.core.scope import Call, Scope
+from forethought.models import openai_wire
+from forethought.models.extend import extend
+from forethought.models.openai import OpenAI
+from forethought.models.openai_wire import Lines
+from forethought.models.price import Price
+from forethought.models.protocol import Completion, Request
+from tests.servers import Endpoint, other_server, web_page
+
+pytestmark = pytest.mark.anyio
+FRUITS = ({"role": "user", "content": "name fruits"},)
+STEP = Request(FRUITS, max_tokens=8, stop=("\n",))
+
+
+def call(seed: int = 7) -> Call:
+    return Call((), seed)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_wire, "_backoff", lambda attempt, body: 0.001)
+
+
+async def steps(model: OpenAI, request: Request = STEP) -> list[Completion]:
+    """Step by step to the end, as methods do it."""
+    made: list[Completion] = []
+    draft = Draft()
+    while not made or (made[-1].finish == "stop" and len(made) < 10):
+        made.append(await model.extend(replace(request, draft=draft), call()))
+        draft = Draft(draft, made[-1].text)
+    return made
+
+
+async def probed(endpoint: Endpoint) -> OpenAI:
+    """A model whose probe is over and paid for."""
+    model = OpenAI("toy", endpoint.url)
+    await model.prepare()
+    await model.extend(STEP, call())
+    endpoint.bodies.clear()
+    return model
+
+
+# what the probe finds
+
+
+@pytest.mark.parametrize("way", ["flag", "prefill", "apply-template", "tokenize"])
+@pytest.mark.parametrize("tells", ["stop_reason", "matched_stop", "__verbose", None])
+async def test_continues_step_by_step_and_puts_breaks_back(way: str, tells: str | None) -> None:
+    with Endpoint(continues=(way,), tells=tells).serve() as endpoint:
+        async with OpenAI("toy", endpoint.url) as model:
+            await model.prepare()
+            made = await steps(model)
+            assert model.dialect and model.dialect.continuing == way
+    assert [c.text for c in made] == ["apple\n", "pear\n", "plum\n", ""]
+    assert [c.finish for c in made] == ["stop", "stop", "stop", "end"]
+
+
+async def test_a_kept_stop_string_is_not_doubled() -> None:
+    with Endpoint(keeps=True).serve() as endpoint:
+        async with OpenAI("toy", endpoint.url) as model:
+            made = await steps(model)
+            lone = await model.extend(replace(STEP, draft=Draft(None, "apple\npear\nplum"), stop=("!",)), call())
+    assert "".join(c.text for c in made) == "apple\npear\nplum\n"
+    assert (lone.text, lone.finish) == ("\n", "end")
+
+
+async def test_a_template_that_strips_the_last_line_break_is_not_trusted() -> None:
+    with Endpoint(continues=("flag", "tokenize"), strips=True).serve() as endpoint:
+        async with OpenAI("toy", endpoint.url) as model:
+            await model.prepare()
+            assert model.dialect and model.dialect.continuing == "tokenize"
+
+
+async def test_without_continuing_the_ability_is_absent_and_the_call_refused() -> None:
+    with Endpoint(continues=()).serve() as endpoint:
+        async with OpenAI("toy", endpoint.url) as model:
+            assert "continue" in model.abilities
+            await model.prepare()
+            assert model.abilities == {"extend", "logprobs", "seed"}
+            with pytest.raises(UsageError, match="cannot continue a partial answer"):
+                await model.extend(replace(STEP, draft=Draft(None, "apple\n")), call())
+
+
+async def test_strict_servers_get_plain_parameters() -> None:
+    strict = Endpoint(strict=True, limits=("max_completion_tokens",), continues=(), logprobs=False, seeded=False)
+    with strict.serve() as endpoint:
+        async with OpenAI("toy", endpoint.url) as model:
+            await model.prepare()
+            assert model.abilities == {"extend"}
+            done = await model.extend(Request(FRUITS, max_tokens=2), call())
+            with pytest.raises(UsageError, match="min_p"):
+                await model.extend(replace(STEP, min_p=0.1), call())
+    assert (done.text, done.finish) == ("apple\n", "length")
+    assert endpoint.bodies[-1].keys().isdisjoint({"max_tokens", "top_k", "min_p"})
+
+
+async def test_every_sampling_parameter_is_sent() -> None:
+    with Endpoint().serve() as endpoint:
+        async with await probed(endpoint) as model:
+            await model.extend(Request(FRUITS, temperature=0.3, top_p=0.9, min_p=0.05, max_tokens=9), call(2**62 + 5))
+    sent = endpoint.bodies[-1]
+    assert sent["seed"] == 5
+    assert (sent["temperature"], sent["top_p"], sent["min_p"], sent["top_k"]) == (0.3, 0.9, 0.05, -1)
+    assert sent["max_tokens"] == sent["max_completion_tokens"] == 9
+    assert sent["stream"] is True
+    assert sent["stream_options"]["include_usage"] is True
+
+
+async def test_one_probe_for_all_first_calls_and_it_is_charged_once() -> None:
+    with Endpoint(delay=0.001).serve() as endpoint:
+        async with OpenAI("toy", endpoint.url, price=Price(1.0, 0.5, 2.0)) as model:
+            at = Scope.root()
+            async with anyio.create_task_group() as group:
+                for child in at.fork(5):
+                    group.start_soon(extend, model, STEP, child)
+            cost = at.account.spent
+    assert (cost.calls, cost.prompt_tokens, cost.new_tokens) == (
+        endpoint.calls,
+        endpoint.prompt_tokens,
+        endpoint.new_tokens,
+    )
+    assert cost.cached_tokens == endpoint.calls
+    uncached = cost.prompt_tokens - cost.cached_tokens
+    assert cost.usd == pytest.approx((uncached + cost.cached_tokens * 0.5 + cost.new_tokens * 2) / 1e6)
+    assert sum("words" in str(body.get("messages")) for body in endpoint.bodies) == 1
+
+
+async def test_the_bound_holds_with_and_without_a_probe_still_to_pay() -> None:
+    with Endpoint().serve() as endpoint:
+        async with OpenAI("toy", endpoint.url, price=Price(1.0, 1.0, 2.0)) as model:
+            for _ in range(2):
+                bound = model.bound(STEP)
+                spent = (await model.extend(STEP, call())).cost
+                assert all(s <= b for s, b in zip(spent._replace(cached_tokens=0), bound, strict=True))
+
+
+# how it is counted and cut
+
+
+async def test_without_usage_the_chunks_are_counted() -> None:
+    with Endpoint(usage=False).serve() as endpoint:
+        async with await probed(endpoint) as model:
+            done = await model.extend(Request(FRUITS, max_tokens=3), call())
+    assert (done.finish, done.cost.new_tokens, done.cost.critical_tokens) == ("length", 3, 3)
+    assert 0 < done.cost.prompt_tokens < model.bound(STEP).prompt_tokens
+
+
+@pytest.mark.parametrize("way", ["flag", "tokenize"])
+async def test_logprobs(way: str) -> None:
+    with Endpoint(continues=(way,)).serve() as endpoint:
+        async with await probed(endpoint) as model:
+            done = await model.extend(replace(STEP, draft=Draft(None, "apple\n"), stop=(), logprobs=1), call())
+    assert done.logprobs == (-0.5,) * 4
+    assert done.top[0] == {"pear": -0.5}
+
+
+async def test_what_cannot_be_sent_is_refused() -> None:
+    with Endpoint().serve() as endpoint:
+        async with await probed(endpoint) as model:
+            with pytest.raises(UsageError, match="at most 4 stop strings"):
+                await model.extend(replace(STEP, stop=tuple("abcde")), call())
+            with pytest.raises(UsageError, match="forced"):
+                await model.extend(replace(STEP, forced=(1,)), call())
+    assert endpoint.bodies == []
+
+
+async def test_reasoning_is_counted_but_no_part_of_the_draft() -> None:
+    from forethought.models.openai_reply import Reply
+
+    told: list[Cost] = []
+    reply = Reply(3, told.append)
+    for delta in (
+        {"role": "assistant", "content": None},
+        {"reasoning": "hm"},
+        {"reasoning_content": "so"},
+        {"content": "4"},
+    ):
+        reply.take({"choices": [{"delta": delta, "finish_reason": None}]})
+    reply.take({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    assert reply.ending((), False, "here") == ("4", "end")
+    assert [cost.new_tokens for cost in told] == [1, 2, 3, 3]
+
+
+def test_frames_are_cut_at_line_feeds_only() -> None:
+    data = 'data: {"a": "x\u2028y\x85"}\r\n\n: ping\ndata: [DONE]\n\n'.encode()
+    lines = Lines("here")
+    assert [f for i in range(len(data)) for f in lines.feed(data[i : i + 1])] == [{"a": "x\u2028y\x85"}]
+
+
+# what goes wrong
+
+
+@pytest.mark.parametrize("failure", [(429, {"Retry-After": "0"}), (503, {}), (408, {}), "drop", "error"])
+async def test_trouble_before_the_first_token_is_tried_again(failure: object) -> None:
+    with Endpoint().serve() as endpoint:
+        async with await probed(endpoint) as model:
+            endpoint.failures = [failure] * 4
+            assert (await model.extend(STEP, call())).text == "apple\n"
+            endpoint.failures = [failure] * 5
+            with pytest.raises(ModelError):
+                await model.extend(STEP, call())
+    assert len(endpoint.bodies) == 10
+
+
+async def test_retry_after_is_honoured() -> None:
+    with Endpoint().serve() as endpoint:
+        async with await probed(endpoint) as model:
+            endpoint.failures = [(429, {"Retry-After": "0.2"})]
+            start = anyio.current_time()
+            await model.extend(STEP, call())
+            assert anyio.current_time() - start >= 0.2
+            in_an_hour = email.utils.formatdate(time.time() + 3600, usegmt=True)
+            endpoint.failures = [(429, {"Retry-After": in_an_hour})]
+            with pytest.raises(ModelError, match="429 .*not now"):
+                await model.extend(STEP, call())
+
+
+async def test_nothing_is_asked_again_after_the_first_token_and_it_is_charged() -> None:
+    with Endpoint().serve() as endpoint:
+        async with await probed(endpoint) as model:
+            endpoint.failures = ["break"]
+            one = call()
+            with pytest.raises(ModelError, match="broke off"):
+                await model.extend(STEP, one)
+    assert len(endpoint.bodies) == 1
+    assert one.so_far is not None
+    assert one.so_far.new_tokens == 1
+
+
+async def test_a_refused_call_costs_nothing() -> None:
+    with Endpoint().serve() as endpoint:
+        async with await probed(endpoint) as model:
+            endpoint.failures = [(400, {})]
+            one = call()
+            with pytest.raises(ModelError, match="400 .*not now"):
+                await model.extend(STEP, one)
+    assert one.so_far == Cost()
+
+
+async def test_cancelling_closes_the_stream_and_keeps_the_count() -> None:
+    with Endpoint(say=lambda prompt, so_far, seed: "word " * 500, continues=(), usage=False).serve() as endpoint:
+        model = OpenAI("toy", endpoint.url)
+        await model.prepare()
+        await model.extend(Request(FRUITS, max_tokens=1), call())
+        endpoint.delay, endpoint.sent = 0.01, 0
+        one = call()
+        async with model:
+            with anyio.move_on_after(0.2):
+                await model.extend(Request(FRUITS), one)
+            assert await anyio.to_thread.run_sync(endpoint.hung_up.wait, 5)
+    assert one.so_far is not None
+    assert 0 < one.so_far.new_tokens <= endpoint.sent < 100
+
+
+async def test_hundreds_of_requests_in_flight() -> None:
+    with Endpoint(delay=0.05).serve() as endpoint:
+        async with await probed(endpoint) as model:
+            start = anyio.current_time()
+            async with anyio.create_task_group() as group:
+                for seed in range(300):
+                    group.start_soon(model.extend, Request(FRUITS, max_tokens=8), call(seed))
+            assert anyio.current_time() - start < 10  # one after another they would take 90 s
+
+
+async def test_a_wrong_key_a_wrong_model_and_a_wrong_address() -> None:
+    with Endpoint(key="secret", models=("other", "another")).serve() as endpoint:
+        async with OpenAI("toy", endpoint.url) as model:
+            with pytest.raises(UsageError, match="OPENAI_API_KEY"):
+                await model.prepare()
+        async with OpenAI("toy", endpoint.url, "secret") as model:
+            with pytest.raises(UsageError, match="404 .*the server has other, another"):
+                await model.prepare()
+        async with OpenAI("other", endpoint.url + "x", "secret") as model:
+            with pytest.raises(UsageError, match="should end in /v1"):
+                await model.prepare()
+
+
+async def test_nobody_there_or_somebody_else() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but it does not listen
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        async with OpenAI("toy", url) as model:
+            with pytest.raises(UsageError, match=f"cannot reach {url}"):
+                await model.prepare()
+    with other_server(web_page) as url:
+        async with OpenAI("toy", url) as model:
+            with pytest.raises(UsageError, match="speaks no OpenAI API"):
+                await model.prepare()
+
+
+def test_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    model = OpenAI.parse("openai:org/some@rev@http://host:8000/v1/")
+    assert model.model == "org/some@rev"
+    assert model.name == "openai:org/some@rev@http://host:8000/v1"
+    assert OpenAI.parse(model.name).name == model.name
+    for wrong in ("openai:x", "openai:@http://h/v1", "openai:x@host:8000", "openai:x@http://"):
+        with pytest.raises(UsageError, match="openai:MODEL@http"):
+            OpenAI.parse(wrong)
+
+
+def test_one_model_in_two_event_loops() -> None:
+    with Endpoint().serve() as endpoint:
+        model = OpenAI("toy", endpoint.url)
+
+        async def once() -> str:
+            async with model:
+                return (await model.extend(STEP, call())).text
+
+        assert {anyio.run(once), anyio.run(once), anyio.run(once, backend="trio")} == {"apple\n"}
