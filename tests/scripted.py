@@ -42,19 +42,19 @@ class World:
 
     def cost(self, tokens: int, size: int) -> Cost:
         """Powers of two in the entries that are no whole numbers, so that sums are exact in any order."""
-        reads = tokens * (size + 1) * 0.5
-        return Cost(1, size + 1, size, tokens, flops=tokens * 2.0, kv_reads=reads, critical_tokens=tokens, usd=tokens / 8)
+        flops, reads, usd = tokens * 2.0, tokens * (size + 1) / 2, tokens / 8
+        return Cost(1, size + 1, size, tokens, flops=flops, kv_reads=reads, critical_tokens=tokens, usd=usd)
 
     async def extend(self, text: str, max_tokens: int, call: Call) -> tuple[str, Cost]:
         length = 1 + call.seed % 7 if call.seed % 3 else max_tokens
-        return await self._count(call, min(length, max_tokens), lambda n: self.cost(n, len(text)), self.bound(max_tokens, len(text)))
+        size, bound = len(text), self.bound(max_tokens, len(text))
+        return await self._count(call, min(length, max_tokens), lambda n: self.cost(n, size), bound)
 
     async def grade(self, text: str, call: Call) -> tuple[str, Cost]:
-        return await self._count(call, 1, lambda n: Cost(verifier_calls=1, verifier_tokens=n * 2), Cost(verifier_calls=1, verifier_tokens=3))
+        bound = Cost(verifier_calls=1, verifier_tokens=3)
+        return await self._count(call, 1, lambda n: Cost(verifier_calls=1, verifier_tokens=n * 2), bound)
 
-    async def _count(
-        self, call: Call, tokens: int, cost: Callable[[int], Cost], bound: Cost
-    ) -> tuple[str, Cost]:
+    async def _count(self, call: Call, tokens: int, cost: Callable[[int], Cost], bound: Cost) -> tuple[str, Cost]:
         """Work token by token. Whatever way this ends, the books say what was done."""
         told: Cost | None = None
         try:

@@ -13,7 +13,7 @@ from typing import Any
 
 Body = dict[str, Any]
 TOKEN = re.compile(r"\n|[^\S\n]*[^\s]+")  # a line break, or a word with the blanks before it
-NUMBERS = "one two three four five six seven eight nine ten".split()
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 def answer(prompt: str, so_far: str, seed: int) -> str:
@@ -26,16 +26,16 @@ def answer(prompt: str, so_far: str, seed: int) -> str:
         whole = f"Once upon a time there were {seed} bears"
     else:
         whole = "apple\npear\nplum\n"
-    return whole[len(so_far) :] if whole.startswith(so_far) else whole
+    return whole.removeprefix(so_far)
 
 
 @dataclass
 class Endpoint:
     """Its habits, what goes wrong next, and what it has seen.
 
-    `continues` are the ways in which it goes on from a partial answer; any other it takes for a new turn. `tells` is the
-    field in which it names the stop string. `failures` are consumed one a request: (status, headers), "drop" before the
-    first token, "break" after it, "error" for an error frame in place of the first token.
+    `continues` are the ways in which it goes on from a partial answer; any other it takes for a new turn. `tells` is
+    the field in which it names the stop string. `failures` are consumed one a request: (status, headers), "drop" before
+    the first token, "break" after it, "error" for an error frame in place of the first token.
     """
 
     say: Callable[[str, str, int], str] = answer
@@ -84,6 +84,8 @@ class Endpoint:
                 await self._connection(reader, writer)
             except (ConnectionError, asyncio.IncompleteReadError):
                 self.hung_up.set()
+            except asyncio.CancelledError:  # the block has ended
+                pass
             finally:
                 tasks.discard(task)
                 writer.close()
@@ -147,16 +149,7 @@ class Endpoint:
             await _reply(writer, 400, {"error": {"message": f"unknown parameters: {sorted(unknown)}"}})
             return True
         prompt, so_far = self._read(body)
-        hangs_up = asyncio.ensure_future(self._watch(reader))
-        try:
-            return await self._stream(body, prompt, so_far, failure, writer)
-        finally:
-            hangs_up.cancel()
-
-    async def _watch(self, reader: asyncio.StreamReader) -> None:
-        while not reader.at_eof():
-            await asyncio.sleep(0.002)
-        self.hung_up.set()
+        return await self._stream(body, prompt, so_far, failure, reader, writer)
 
     def _read(self, body: Body) -> tuple[str, str]:
         """The prompt and the partial answer that it is to go on from, as this server understands the request."""
@@ -171,7 +164,15 @@ class Endpoint:
             return prompt, ""
         return prompt, last["content"].rstrip() if self.strips else last["content"]
 
-    async def _stream(self, body: Body, prompt: str, so_far: str, failure: Any, writer: asyncio.StreamWriter) -> bool:
+    async def _stream(
+        self,
+        body: Body,
+        prompt: str,
+        so_far: str,
+        failure: Any,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
         chat = "messages" in body
         seed = body["seed"] if self.seeded else len(self.bodies)
         text, finish, stopped = self._cut(self.say(prompt, so_far, seed), body)
@@ -186,8 +187,11 @@ class Endpoint:
             await _chunk(writer, {"error": {"message": "the engine is dead", "code": 503}})
             await _end(writer)
             return True
-        for i, token in enumerate(tokens):
+        for token in tokens:
             await asyncio.sleep(self.delay)
+            if reader.at_eof():  # the client has hung up
+                self.hung_up.set()
+                return False
             choice: Body = {"index": 0, "finish_reason": None} | (
                 {"delta": {"content": token}} if chat else {"text": token}
             )

@@ -69,7 +69,9 @@ async def test_greedy_is_a_point_mass_on_the_modes() -> None:
     assert await expected_measure(program("greedy")) == {"aa.": 1.0}
 
 
-@pytest.mark.parametrize("spelling", ["beam(width=1, expand=1, temperature=0)", "beam(width=2, expand=2, temperature=0.0)"])
+@pytest.mark.parametrize(
+    "spelling", ["beam(width=1, expand=1, temperature=0)", "beam(width=2, expand=2, temperature=0.0)"]
+)
 async def test_beam_at_temperature_zero_is_greedy(spelling: str) -> None:
     assert (await expected_measure(program(spelling))).keys() == {"aa."}
 
@@ -77,5 +79,5 @@ async def test_beam_at_temperature_zero_is_greedy(spelling: str) -> None:
 async def test_one_particle_is_a_sample_with_its_weight() -> None:
     have = await expected_measure(program("particle-filter(n=1)"))
     odds = model_times_odds()
-    assert {t: w / odds[t] for t, w in have.items()} == pytest.approx({t: 1.0 for t in have})
+    assert {t: w / odds[t] for t, w in have.items()} == pytest.approx(dict.fromkeys(have, 1.0))
     assert math.isclose(sum((await expected_measure(program("sample(n=1)"))).values()), 1)

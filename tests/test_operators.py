@@ -13,6 +13,7 @@ from forethought.core.budget import Budget
 from forethought.core.call import bought
 from forethought.core.cost import Cost
 from forethought.core.errors import BudgetEnded, ModelError
+from forethought.core.fanout import Kernel
 from forethought.core.operators import branch, each, merge, prune, race
 from forethought.core.population import Particle, Population, log_evidence
 from forethought.core.scope import Call, Run, Scope
@@ -20,7 +21,7 @@ from forethought.core.trace import Event, MemoryTrace
 from tests.scripted import Extend, World, from_json, to_json
 
 pytestmark = pytest.mark.anyio
-Move = Callable[[Particle[str], Scope], Awaitable[Particle[str]]]
+Move = Kernel[str]
 
 
 def particles(*states: str) -> list[Particle[str]]:
@@ -168,7 +169,8 @@ async def test_failures_drop() -> None:
     at = Scope.root(Run(failures="drop"))
     assert states(await each(particles("a", "x1", "b", "x2"), paid(failing), at)) == ["a!", "b!"]
     assert at.run.dropped == 2
-    assert sorted((e.place, e.data["error"]) for e in kinds(at, "dropped")) == [((1, 1), "x1 failed"), ((1, 3), "x2 failed")]
+    dropped = sorted((event.place, event.data["error"]) for event in kinds(at, "dropped"))
+    assert dropped == [((1, 1), "x1 failed"), ((1, 3), "x2 failed")]
     assert [e.cost.new_tokens for e in kinds(at, "sample failed")] == [2, 2]
     assert at.cost()._replace(seconds=0.0) == Cost(calls=4, new_tokens=6, critical_tokens=2)
 

@@ -22,7 +22,6 @@ from forethought.selection import Selection, Verdict
 from forethought.tasks import GENERATED
 from forethought.tasks.protocol import Task
 from forethought.tasks.text import Text
-from forethought.verifiers import Verifier
 
 DEFAULT_BUDGET = Budget({"tokens": 16_000, "seconds": 120})
 WAYS_ON = "pull a general model with `forethought pull smollm2` and pass --model smollm2, or name an endpoint with --model openai:MODEL@http://host:port/v1"
@@ -95,7 +94,9 @@ def check(problem: Problem, parts: Parts) -> None:
     missing = sorted(need for need in method.needs if need != "process" and need not in by.model.abilities)
     if missing:
         able = "the local models (reasoner, smollm2, local:PATH) have it"
-        raise UsageError(f"{method.name} needs a model with the ability '{missing[0]}', which {by.model.name} lacks; {able}")
+        raise UsageError(
+            f"{method.name} needs a model with the ability '{missing[0]}', which {by.model.name} lacks; {able}"
+        )
     if "process" in method.needs and (by.verifier is None or not by.verifier.process):
         have = "none was given" if by.verifier is None else f"{by.verifier.name} grades whole drafts only"
         raise UsageError(f"{method.name} needs a verifier that grades steps, such as process; {have}")
@@ -112,7 +113,13 @@ async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore 
     check(problem, parts)
     row = None
     if store is not None:
-        spec = parts.spec() | {"kind": "solve", "problem": problem.text, "reference": problem.reference, "name": problem.name, "seed": seed}
+        spec = parts.spec() | {
+            "kind": "solve",
+            "problem": problem.text,
+            "reference": problem.reference,
+            "name": problem.name,
+            "seed": seed,
+        }
         row = store.begin(key_of(spec), spec)
     trace = store.trace(row.id) if store and row else MemoryTrace()
     run = Run(Seeded(seed), trace, failures=parts.failures, ordered="ordered" in parts.by.model.abilities)

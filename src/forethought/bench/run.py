@@ -42,7 +42,9 @@ class Bench:
         return Parts(self.by, method, selection, self.budget, self.failures)
 
 
-async def run(bench: Bench, store: RunStore, done: Callable[[Method], None] = lambda method: None) -> list[dict[str, Any]]:
+async def run(
+    bench: Bench, store: RunStore, done: Callable[[Method], None] = lambda method: None
+) -> list[dict[str, Any]]:
     """Run what the store does not have yet; return one row a method and selection.
 
     `done` is told of each problem that is finished. A problem whose model fails counts as wrong and as a failure, and is
@@ -59,9 +61,7 @@ async def run(bench: Bench, store: RunStore, done: Callable[[Method], None] = la
     return rows
 
 
-async def _all_problems(
-    bench: Bench, method: Method, store: RunStore, done: Callable[[Method], None]
-) -> list[Outcome]:
+async def _all_problems(bench: Bench, method: Method, store: RunStore, done: Callable[[Method], None]) -> list[Outcome]:
     outcomes: list[Outcome] = [{}] * len(bench.problems)
     slots = anyio.CapacityLimiter(bench.concurrency)
 
@@ -137,9 +137,9 @@ def _reading(verdict: Verdict, problem: Problem, by: By, cost: Cost) -> dict[str
 
 def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     readings = [o["results"][repr(selection)] for o in outcomes if "results" in o]
-    credits = [r["credit"] for r in readings] + [0.0] * (len(outcomes) - len(readings))
+    credit = [r["credit"] for r in readings] + [0.0] * (len(outcomes) - len(readings))
     total = sum((Cost(**r["cost"]) for r in readings), ZERO)
-    low, high = interval(credits)
+    low, high = interval(credit)
     verifier = bench.by.verifier if wants_grades(selection) or "process" in method.needs else None
     return {
         "method": repr(method),
@@ -148,7 +148,7 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
         "oracle": bool(verifier and verifier.oracle(bench.by.task)),
         "task": bench.by.task.name,
         "difficulty": bench.problems[0].difficulty,
-        "accuracy": sum(credits) / len(credits),
+        "accuracy": sum(credit) / len(credit),
         "low": low,
         "high": high,
         "problems": len(outcomes),
@@ -162,5 +162,3 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
 def open_store(folder: Path) -> RunStore:
     folder.mkdir(parents=True, exist_ok=True)
     return RunStore(folder / "run.sqlite")
-
-

@@ -27,9 +27,17 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Model = Annotated[str | None, typer.Option(help="reasoner, smollm2, local:PATH or openai:MODEL@URL.", show_default="$FORETHOUGHT_MODEL or reasoner")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="reasoner, smollm2, local:PATH or openai:MODEL@URL.", show_default="$FORETHOUGHT_MODEL or reasoner"
+    ),
+]
 Verifier = Annotated[str | None, typer.Option(help="What grades drafts; see `forethought verifiers`.")]
-BudgetText = Annotated[str | None, typer.Option("--budget", help="Limits, as tokens=2000,seconds=10.", show_default="tokens=16000,seconds=120")]
+BudgetText = Annotated[
+    str | None,
+    typer.Option("--budget", help="Limits, as tokens=2000,seconds=10.", show_default="tokens=16000,seconds=120"),
+]
 Seed = Annotated[int, typer.Option(help="The run's seed: the same seed, the same solution.")]
 
 
@@ -41,16 +49,27 @@ def print_json(data: Any) -> None:
 def solve(
     text: Annotated[str | None, typer.Argument(help="The problem, as text.")] = None,
     task: Annotated[str | None, typer.Option(help="The kind of problem; see `forethought tasks`.")] = None,
-    difficulty: Annotated[int | None, typer.Option(help="Of a generated problem.", show_default="the task's middle")] = None,
-    problem: Annotated[int | None, typer.Option(help="Which generated problem of the test split.", show_default="0")] = None,
+    difficulty: Annotated[
+        int | None, typer.Option(help="Of a generated problem.", show_default="the task's middle")
+    ] = None,
+    problem: Annotated[
+        int | None, typer.Option(help="Which generated problem of the test split.", show_default="0")
+    ] = None,
     model: Model = None,
     method: Annotated[str, typer.Option(help="The program; see `forethought methods`.")] = "sample(n=16)",
     verifier: Verifier = None,
-    select: Annotated[str | None, typer.Option(help="The rule; see `forethought selections`.", show_default="majority, or weighted with a verifier")] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            help="The rule; see `forethought selections`.", show_default="majority, or weighted with a verifier"
+        ),
+    ] = None,
     budget: BudgetText = None,
     seed: Seed = 0,
     json_: Json = False,
-    store: Annotated[Path | None, typer.Option(help="The file to record runs in.", show_default="in your state folder")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="The file to record runs in.", show_default="in your state folder")
+    ] = None,
 ) -> None:
     """Solve one problem; the same command again goes on with a run that was cut off."""
     from forethought.assembly import assemble
@@ -123,7 +142,7 @@ def pull(name: Annotated[str, typer.Argument(help="smollm2")]) -> None:
         if name != "smollm2":
             raise UsageError(f"there is nothing to pull named '{name}'; there is smollm2")
         path = smollm2()
-        show.console.print(f"smollm2 is ready: {path}\ntry: forethought solve --model smollm2 \"What is 17 + 25?\"")
+        show.console.print(f'smollm2 is ready: {path}\ntry: forethought solve --model smollm2 "What is 17 + 25?"')
 
 
 @app.command()

@@ -49,7 +49,9 @@ def run_bench(
     if json_:
         show.console.print_json(data={"rows": rows})
     else:
-        show.console.print(show.bench_table(rows, f"{task}, difficulty {level}, {limit} problems, budget {bench.budget}"))
+        show.console.print(
+            show.bench_table(rows, f"{task}, difficulty {level}, {limit} problems, budget {bench.budget}")
+        )
         show.console.print(f"recorded in {out}/run.sqlite and {out}/summary.json")
 
 

@@ -55,7 +55,7 @@ def selection_rows() -> list[Row]:
 
 
 def verifier_rows() -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for name in verifiers:
         part = verifiers[name]
         oracles = sorted(t for t, task in TASKS.items() if part().oracle(task))
@@ -68,7 +68,11 @@ def task_rows() -> list[Row]:
     rows: list[Row] = []
     for name, task in TASKS.items():
         made = GENERATED.get(name)
-        row = {"name": name, "difficulties": list(made.difficulties) if made else [], "middle": made.middle if made else None}
+        row = {
+            "name": name,
+            "difficulties": list(made.difficulties) if made else [],
+            "middle": made.middle if made else None,
+        }
         rows.append(row | {"checkable": task.checkable, "summary": summary(type(task))})
     return rows
 

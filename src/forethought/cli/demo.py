@@ -36,7 +36,9 @@ def run_demo() -> None:
     for task, cap in (("countdown", 4000), ("chain", 8000)):
         compare(task, Budget({"tokens": cap}))
     tree()
-    show.console.print(f"\n{time.perf_counter() - began:.0f} s in all. Next: forethought solve --task countdown --problem 3")
+    show.console.print(
+        f"\n{time.perf_counter() - began:.0f} s in all. Next: forethought solve --task countdown --problem 3"
+    )
 
 
 def compare(task: str, budget: Budget) -> None:
@@ -64,4 +66,6 @@ def tree() -> None:
     parts = Parts(by, method, selections.parse("best"), Budget({"tokens": 4000}))
     made = anyio.run(populate, parts, problem, Run(Seeded(0)))
     right = {p.state.text: kind.correct(kind.answer(p.state.text, problem) or "", problem) for p in made.population}
-    show.console.print(show.tree(made.population, by, f"{problem.text.strip()}   ({method}; grades of the reward model)", right))
+    show.console.print(
+        show.tree(made.population, by, f"{problem.text.strip()}   ({method}; grades of the reward model)", right)
+    )

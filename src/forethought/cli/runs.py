@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,21 @@ def show_run(file: Path, run: int, json_: bool) -> None:
     store = opened(file)
     row, events = as_row(store.run(run)), store.events(run)
     if json_:
-        told = [{"place": e.place, "kind": e.kind, "start": e.start, "cost": e.cost._asdict(), **e.data} for e in events]
+        told = [
+            {"place": e.place, "kind": e.kind, "start": e.start, "cost": e.cost._asdict(), **e.data} for e in events
+        ]
         sys.stdout.write(json.dumps(row | {"events": told}, indent=2) + "\n")
         return
     for name in ("run", "created", "status", "model", "method", "verifier", "selection", "budget", "seed", "problem"):
         show.console.print(f"[bold]{name}[/]: ", end="")
         show.console.print(str(row[name]).strip(), markup=False, highlight=False)
     cells = [
-        (".".join(map(str, e.place)), e.kind, f"{e.start:.3f}", e.cost.tokens or "", told(dict(e.data))) for e in events
+        (".".join(map(str, e.place)), e.kind, f"{e.start:.3f}", e.cost.tokens or "", in_words(e.data)) for e in events
     ]
     show.console.print(show.table(("place", "kind", "at s", "tokens", "what"), cells))
 
 
-def told(data: dict[str, Any]) -> str:
+def in_words(data: Mapping[str, Any]) -> str:
     if "text" in data:
         return f"{data['text']!r} ({data['finish']})"
     return ", ".join(f"{name}={value}" for name, value in data.items() if name not in ("asked", "model"))

@@ -31,7 +31,7 @@ class Budget:
         """Read `tokens=2000,seconds=10`."""
         limits: dict[str, float] = {}
         for part in filter(None, (p.strip() for p in text.split(","))):
-            name, equals, number = part.partition("=")
+            name, _, number = part.partition("=")
             try:
                 limits[name.strip()] = float(number)
             except ValueError:

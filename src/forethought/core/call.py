@@ -83,9 +83,7 @@ async def _cut_off(at: Scope, over: Event, call: Event | None) -> None:
     await anyio.sleep_forever()  # the deadline has passed, or will as soon as it had then
 
 
-async def _charge_unfinished(
-    at: Scope, kind: str, call: Call, start: float, bound: Cost, error: BaseException
-) -> None:
+async def _charge_unfinished(at: Scope, kind: str, call: Call, start: float, bound: Cost, error: BaseException) -> None:
     """Charge a cancelled or failed call, before the budget that paid for it can be used again."""
     estimated = call.so_far is None
     cost = bound if call.so_far is None else call.so_far

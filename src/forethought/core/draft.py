@@ -17,7 +17,8 @@ Finish = Literal["end", "length"]
 class Grade:
     """What a verifier thinks of a draft: `value` in [0, 1] where it is a probability, and one entry a step if it has them.
 
-    `cost` is what grading took. `value` is None where the verifier could not read its own output: unknown is never a made-up middle value.
+    `cost` is what grading took.
+    `value` is None where the verifier could not read its own output: unknown is never a made-up middle value.
     """
 
     value: float | None
@@ -33,7 +34,8 @@ class Draft:
     """A partial or finished generation: a link to its parent and what was added to it.
 
     `new` is the added text, `tokens` and `logprobs` its token ids and their natural log-probabilities where the backend
-    tells them (else empty), `size` the number of tokens generated from the root to here, `cost` what `new` cost. A fork is a shared reference.
+    tells them (else empty), `size` the number of tokens generated from the root to here, `cost` what `new` cost.
+    A fork is a shared reference.
     `eq` is identity: two samples that read the same are still two samples.
     """
 

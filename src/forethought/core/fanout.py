@@ -73,7 +73,7 @@ class FanOut(Generic[S]):
             self._record_race()
 
     def _stays(self, i: int) -> bool:
-        """Whether an earlier life decided that particle i does not move. If so it is charged what it had spent by then."""
+        """Whether an earlier life decided that particle i does not move. If so, charge what it had cost by then."""
         if i not in self._unmoved:
             return False
         place = self.places[i]
@@ -162,10 +162,12 @@ class FanOut(Generic[S]):
         except BudgetEnded:
             self.refused.append(i)
             self._closed = True
-        except Exception as error:  # not swallowed: dropped by the declared policy, or raised again by `_run`, alone
+        except Exception as error:  # noqa: BLE001 - not swallowed: dropped by the declared policy, or raised again by `_run`, alone
             if isinstance(error, ModelError) and self._failures == "drop":
                 self._drop(i)
-                self._at.run.trace.note(Event(place.path, "dropped", self._at.run.clock.now(), ZERO, {"error": str(error)}))
+                self._at.run.trace.note(
+                    Event(place.path, "dropped", self._at.run.clock.now(), ZERO, {"error": str(error)})
+                )
             else:
                 self._error = self._error or error
                 siblings.cancel()

@@ -52,9 +52,7 @@ async def race(
 
 def branch(pop: Population[S], copies: Sequence[int]) -> list[Particle[S]]:
     """Split particle i into copies[i] that share its weight. A zero drops its mass, which makes it greedy."""
-    return [
-        Particle(p.state, p.logw - math.log(k), p.done) for p, k in zip(pop, copies, strict=True) for _ in range(k)
-    ]
+    return [Particle(p.state, p.logw - math.log(k), p.done) for p, k in zip(pop, copies, strict=True) for _ in range(k)]
 
 
 def prune(pop: Population[S], keep: int, key: Callable[[Particle[S]], float]) -> list[Particle[S]]:
@@ -62,9 +60,7 @@ def prune(pop: Population[S], keep: int, key: Callable[[Particle[S]], float]) ->
     return sorted(pop, key=key, reverse=True)[:keep]
 
 
-async def merge(
-    pop: Population[S], fuse: Callable[[Population[S], Scope], Awaitable[S]], at: Scope
-) -> Particle[S]:
+async def merge(pop: Population[S], fuse: Callable[[Population[S], Scope], Awaitable[S]], at: Scope) -> Particle[S]:
     """Make one new state out of many (a summary, a fused draft); it carries their whole mass. Greedy."""
     if not pop:
         raise ValueError("there is nothing to merge")

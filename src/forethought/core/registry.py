@@ -70,7 +70,9 @@ def require(condition: bool, complaint: str) -> None:
 def unknown(kind: str, name: str, known: typing.Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-    return f"there is no {kind} '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}")
+    return f"there is no {kind} '{name}'" + (
+        f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}"
+    )
 
 
 def call_of(text: str, kind: str) -> tuple[str, Mapping[str, Any]]:

@@ -43,7 +43,10 @@ def resample(
         picks, chance = SCHEMES[scheme](probs, n, at), n * probs
     gains = -np.log(chance[picks])
     at.note("resample", {"parents": picks.tolist(), "scheme": scheme})
-    return [pop[i].moved(pop[i].state, gain=g, done=pop[i].done) for i, g in zip(picks.tolist(), gains.tolist(), strict=True)]
+    return [
+        pop[i].moved(pop[i].state, gain=g, done=pop[i].done)
+        for i, g in zip(picks.tolist(), gains.tolist(), strict=True)
+    ]
 
 
 def cell_middle(breaks: Law, at: Scope) -> float:

@@ -109,10 +109,10 @@ class RunStore:
     def runs(self) -> list[RunRow]:
         return self._select("ORDER BY id")
 
-    def run(self, id: int) -> RunRow:
-        found = self._select("WHERE id = ?", id)
+    def run(self, number: int) -> RunRow:
+        found = self._select("WHERE id = ?", number)
         if not found:
-            raise UsageError(f"{self.path} has no run {id}; `forethought runs {self.path}` lists them")
+            raise UsageError(f"{self.path} has no run {number}; `forethought runs {self.path}` lists them")
         return found[0]
 
     def _select(self, where: str, *values: Any) -> list[RunRow]:
@@ -122,7 +122,9 @@ class RunStore:
     def events(self, run: int) -> list[Event]:
         rows = self._db.execute("SELECT place, kind, start, cost, data FROM events WHERE run = ?", (run,))
         found = [
-            Event(tuple(map(int, filter(None, place.split(".")))), kind, start, Cost(**json.loads(cost)), json.loads(data))
+            Event(
+                tuple(map(int, filter(None, place.split(".")))), kind, start, Cost(**json.loads(cost)), json.loads(data)
+            )
             for place, kind, start, cost, data in rows
         ]
         return sorted(found, key=lambda e: e.place)

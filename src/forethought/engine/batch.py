@@ -123,7 +123,7 @@ class Batch:
         """Copy what the tree knows of a row's text into its slot; at least one token is left to compute."""
         most = len(row.ids) - 1 if row.how.max_tokens or row.graded_from is not None else len(row.ids)
         most = most if row.graded_from is None else row.graded_from - 1
-        known, path = self.tree.match(row.ids)
+        _, path = self.tree.match(row.ids)
         length = 0
         for node, taken in path:
             taken = min(taken, most - length)

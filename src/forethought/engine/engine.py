@@ -43,7 +43,9 @@ class Engine:
     timer: the first waiter runs the batch, in a worker thread, until its own request is done, then another one takes over.
     """
 
-    def __init__(self, model: Llama, stops: Callable[[Row], bool], kv_bytes: int = KV_BYTES, rows: int = MAX_ROWS) -> None:
+    def __init__(
+        self, model: Llama, stops: Callable[[Row], bool], kv_bytes: int = KV_BYTES, rows: int = MAX_ROWS
+    ) -> None:
         self.model = model
         self.batch = Batch(model, PrefixTree(kv_bytes), rows, stops)
         self._waiters: list[_Waiter] = []
@@ -60,7 +62,7 @@ class Engine:
         return await self._run(Row(tuple(ids), how, seed, progress))
 
     async def score(self, ids: Sequence[int]) -> Scored:
-        """Read `ids` with a classifier: the probability of the label 1 after each token. Known beginnings are not read again."""
+        """Read `ids` with a classifier: the probability of label 1 after each token. Nothing is read twice."""
         row = await self._run(Row(tuple(ids), Sampling(0), 0))
         return Scored(tuple(row.outputs), row.computed)
 

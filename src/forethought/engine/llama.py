@@ -127,13 +127,16 @@ def attend(
     n, time, _ = x.shape
     length, group = hidden_from.shape[-1], s.heads // s.kv_heads
     projected = F.linear(F.rms_norm(x, x.shape[-1:], layer.attention_norm, s.epsilon), layer.qkv)
-    q, k, v = projected.split([s.heads * s.head_dim, s.kv_heads * s.head_dim, s.kv_heads * s.head_dim], -1)
+    sizes = [s.heads * s.head_dim, s.kv_heads * s.head_dim, s.kv_heads * s.head_dim]
+    q, k, v = torch.split(projected, sizes, -1)
     q = rotate(q.view(n, time, s.heads, s.head_dim), cos_sin)
     k = rotate(k.view(n, time, s.kv_heads, s.head_dim), cos_sin)
     keys, values = rows.keys[index, first : first + n], rows.values[index, first : first + n]
     at = torch.arange(n)[:, None]
     keys[at, :, positions], values[at, :, positions] = k, v.view(n, time, s.kv_heads, s.head_dim)
-    grouped = q.view(n, time, s.kv_heads, group, s.head_dim).permute(0, 2, 3, 1, 4).reshape(n, s.kv_heads, -1, s.head_dim)
+    grouped = (
+        q.view(n, time, s.kv_heads, group, s.head_dim).permute(0, 2, 3, 1, 4).reshape(n, s.kv_heads, -1, s.head_dim)
+    )
     scores = (grouped @ keys[:, :, :length].transpose(2, 3)).view(n, s.kv_heads, group, time, length)
     scores = scores.mul_(1 / math.sqrt(s.head_dim)).masked_fill_(hidden_from[:, None, None], -math.inf)
     mixed = scores.softmax(-1).view(n, s.kv_heads, group * time, length) @ values[:, :, :length]

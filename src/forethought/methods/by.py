@@ -40,9 +40,7 @@ class Extend:
         completion = await extend(self.model, request, at)
         finish = self._finish(draft, completion, request.max_tokens)
         size = draft.size + completion.cost.new_tokens
-        grown = Draft(
-            draft, completion.text, completion.tokens, completion.logprobs, size, finish, completion.cost
-        )
+        grown = Draft(draft, completion.text, completion.tokens, completion.logprobs, size, finish, completion.cost)
         return particle.moved(grown, done=finish is not None)
 
     def _finish(self, draft: Draft, completion: Completion, asked: int) -> Finish | None:

@@ -14,7 +14,6 @@ from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 
-
 WIDEST = 1024  # drafts drawn at once with n=None
 
 

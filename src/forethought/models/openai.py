@@ -19,7 +19,7 @@ from forethought.models.openai_wire import ATTEMPTS, RefusedError, Wire
 from forethought.models.price import Price
 from forethought.models.protocol import Ability, Completion, Request
 
-SPELLING = re.compile(r"(?:openai:)?(?P<model>.+)@(?P<url>https?://[^\s/]+\S*)")
+SPELLING = re.compile(r"(?:openai:)?(?P<model>(?!openai:).+)@(?P<url>https?://[^\s/]+\S*)")
 MOST_STOPS = 4  # vLLM's limit, and OpenAI's
 PER_MESSAGE = 32  # tokens that a template may put around one message
 PROBE_BOUND = Cost(calls=16, prompt_tokens=2048, new_tokens=128, critical_tokens=128)

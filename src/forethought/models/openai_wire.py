@@ -18,6 +18,7 @@ from forethought.core.errors import ModelError
 ATTEMPTS = 5
 LONGEST_WAIT = 60.0  # seconds; a server that asks for more is not waited for
 AT_ONCE = 1000  # connections; more requests wait for one
+IDLE = 100  # connections kept; the pool of httpx2 looks at each of them for every request
 RETRIED = frozenset({408, 409, 429})
 
 Frame = Mapping[str, Any]
@@ -64,7 +65,7 @@ class Wire:
             client = httpx2.AsyncClient(
                 headers=self._headers,
                 timeout=self._timeout,
-                limits=httpx2.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE),
+                limits=httpx2.Limits(max_connections=AT_ONCE, max_keepalive_connections=IDLE),
                 verify=self.base_url.startswith("https:"),  # loading certificates takes 0.1 s: not for plain http
             )
             self._clients.set(client)
@@ -117,7 +118,7 @@ class Wire:
             attempt += 1
 
     async def _stream_once(self, path: str, body: Frame, sink: Sink) -> None:
-        url, lines = self.base_url + path, Lines(self.base_url)
+        url, lines, failed = self.base_url + path, Lines(self.base_url), None
         try:
             async with self.client.stream("POST", url, json=body) as response:
                 if response.status_code != 200:
@@ -127,11 +128,14 @@ class Wire:
                 async with aclosing(response.aiter_bytes()) as blocks:
                     async for block in blocks:
                         for frame in lines.feed(block):
+                            failed = failed or frame.get("error")
                             sink.take(frame)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise RefusedError(f"cannot reach {self.base_url}: {_cause(error)}", None, retry=True) from None
         except httpx2.TransportError as error:
             raise LostError(f"{self.base_url} broke off the answer: {_cause(error)}", retry=True) from None
+        if failed:  # raised only now: an unexhausted stream inside httpx2 is a ResourceWarning on trio
+            raise RefusedError(f"{self.base_url} gave up: {_message(failed)}", _status(failed))
 
 
 class Lines:
@@ -155,9 +159,6 @@ class Lines:
             raise RefusedError(f"{self._source} sent a broken frame: {text[:80]!r}", 200, retry=False) from None
         if not isinstance(frame, dict):
             raise RefusedError(f"{self._source} sent a frame that is no object: {text[:80]!r}", 200, retry=False)
-        if frame.get("error"):
-            status = _status(frame["error"])
-            raise RefusedError(f"{self._source} gave up: {_message(frame)}", status)
         return frame
 
 

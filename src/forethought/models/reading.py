@@ -16,7 +16,9 @@ class Reader:
     """Encodes chats and texts, and decodes token ids, as a model's own tokenizer does."""
 
     def __init__(self, path: Path) -> None:
-        self._tokenizer, self._template, self._specials = _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
+        self._tokenizer, self._template, self._specials = (
+            _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
+        )
         self.prompt_ids = functools.lru_cache(maxsize=4096)(self._prompt_ids)
         self.piece = functools.cache(self._piece)
 

@@ -49,15 +49,27 @@ class Scripted:
 
     async def extend(self, request: Request, call: Call) -> Completion:
         prompt, so_far = _asked(request), request.draft.text
-        read = self._priced(Cost(1, _count(prompt) + _count(so_far)))
-        call.progress(read)
-        self.spent += read
-        await (anyio.sleep(self.latency) if self.latency else anyio.lowlevel.checkpoint())
-        told = self.script(prompt, so_far, call.seed)
-        done = _cut(told, request, read) if isinstance(told, str) else told
-        done = Completion(done.text, done.finish, self._priced(done.cost), done.tokens, done.logprobs, done.top)
-        self.spent += done.cost - read
+        spent = self._priced(Cost(1, _count(prompt) + _count(so_far)))
+        call.progress(spent)
+        try:
+            await (anyio.sleep(self.latency) if self.latency else anyio.lowlevel.checkpoint())
+            told = self.script(prompt, so_far, call.seed)
+            done = self._cut(told, request, spent.prompt_tokens) if isinstance(told, str) else told
+            spent = done.cost
+        finally:
+            self.spent += spent
         return done
+
+    def _cut(self, text: str, request: Request, read: int) -> Completion:
+        ends = [i + len(stop) for stop in request.stop if stop and (i := text.find(stop)) >= 0]
+        text = text[: min(ends)] if ends else text
+        count = max(1, _count(text))
+        cut = count > request.max_tokens
+        if cut:
+            count = request.max_tokens
+            text = _words(text, count)
+        cost = self._priced(Cost(1, read, 0, count, critical_tokens=count))
+        return Completion(text, "length" if cut else "stop" if ends else "end", cost)
 
     def _priced(self, cost: Cost) -> Cost:
         return cost if self.price is FREE else self.price.on(cost)
@@ -70,18 +82,6 @@ def _asked(request: Request) -> str:
 
 def _count(text: str) -> int:
     return len(text.split())
-
-
-def _cut(text: str, request: Request, read: Cost) -> Completion:
-    ends = [i + len(stop) for stop in request.stop if stop and (i := text.find(stop)) >= 0]
-    text = text[: min(ends)] if ends else text
-    count = max(1, _count(text))
-    cut = count > request.max_tokens
-    if cut:
-        count = request.max_tokens
-        text = _words(text, count)
-    cost = Cost(1, read.prompt_tokens, 0, count, critical_tokens=count)
-    return Completion(text, "length" if cut else "stop" if ends else "end", cost)
 
 
 def _words(text: str, count: int) -> str:

@@ -31,7 +31,7 @@ def sample(
     how = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature, "top_k": 0}
     longest = max(task.draft_tokens for task, _ in asked)
     with torch.inference_mode():
-        out = model.generate(ids, attention_mask=(ids != pad).long(), max_new_tokens=longest, **how)  # type: ignore[operator]
+        out = model.generate(ids, attention_mask=torch.ne(ids, pad).long(), max_new_tokens=longest, **how)  # type: ignore[operator]
     return [[i for i in row if i != pad] for row in out[:, width:].tolist()]
 
 
@@ -57,7 +57,7 @@ def collect(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, count: int
     torch.manual_seed(len(found))
     with path.open("a") as file:
         for _ in track(range(len(found), count, batch * 4), "drafts of the generator"):
-            asked = sorted((draw_problem(rng) for _ in range(batch * 4)), key=lambda a: len(a[1].text))
+            asked = sorted((draw_problem(rng, late=False) for _ in range(batch * 4)), key=lambda a: len(a[1].text))
             for start in range(0, len(asked), batch):
                 part = asked[start : start + batch]
                 for one, completion in zip(part, sample(model, part, tokenizer, 1.0), strict=True):

@@ -16,7 +16,9 @@ from forethought.tasks.countdown import Countdown
 from forethought.tasks.generated import GeneratedTask
 from forethought.tasks.procedure import Procedure
 
-SHARES: list[tuple[GeneratedTask, float]] = [(Chain(), 0.40), (Countdown(), 0.35), (Procedure(), 0.25)]
+TASKS: tuple[GeneratedTask, ...] = (Chain(), Countdown(), Procedure())
+EARLY, LATE = (0.40, 0.35, 0.25), (0.15, 0.65, 0.20)  # shares of the tasks; search is learned last and slowest
+LEVELS = {"countdown": (5, 6, 6, 3, 2, 1)}  # weights of the difficulties once the forms are known; else see `level`
 IGNORED = -100  # positions without a loss, as torch's cross entropy spells it
 
 
@@ -34,13 +36,17 @@ class Batch:
     labels: torch.Tensor  # the same shape
 
 
-def draw_problem(rng: random.Random) -> tuple[GeneratedTask, Problem]:
-    """A problem of the train split; short chains are drawn more often, since every step of them teaches the same."""
-    tasks, shares = zip(*SHARES, strict=True)
-    task: GeneratedTask = rng.choices(tasks, shares)[0]
-    hardest = len(task.difficulties)
-    level = rng.randrange(hardest) if task.name == "countdown" else min(rng.randrange(hardest), rng.randrange(hardest))
-    return task, task.problem(task.difficulties[level], rng.getrandbits(62), "train")
+def draw_problem(rng: random.Random, *, late: bool) -> tuple[GeneratedTask, Problem]:
+    """A problem of the train split."""
+    task = rng.choices(TASKS, LATE if late else EARLY)[0]
+    return task, task.problem(level(task, rng, late=late), rng.getrandbits(62), "train")
+
+
+def level(task: GeneratedTask, rng: random.Random, *, late: bool) -> int:
+    """A difficulty; short procedures are drawn more often, since every step of them teaches the same."""
+    if task.name in LEVELS:
+        return rng.choices(task.difficulties, LEVELS[task.name] if late else None)[0]
+    return min(rng.choice(task.difficulties), rng.choice(task.difficulties))
 
 
 def prompt_ids(problem: Problem, tokenizer: Tokenizer) -> list[int]:
@@ -48,9 +54,9 @@ def prompt_ids(problem: Problem, tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
-def solved(rng: random.Random, tokenizer: Tokenizer) -> Example:
+def solved(rng: random.Random, tokenizer: Tokenizer, *, late: bool) -> Example:
     """A problem with a right solution; the loss is on the solution only."""
-    task, problem = draw_problem(rng)
+    task, problem = draw_problem(rng, late=late)
     prompt = prompt_ids(problem, tokenizer)
     solution = tokenizer.encode(task.solution(problem) + EOS, add_special_tokens=False).ids
     ids = [*prompt, *solution]

@@ -36,7 +36,8 @@ class Stage:
 
 def optimizers(model: torch.nn.Module, stage: Stage) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices; AdamW for embeddings, heads, norms and biases."""
-    hidden, other = [], []
+    hidden: list[torch.nn.Parameter] = []
+    other: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (hidden if parameter.ndim == 2 and ".layers." in name else other).append(parameter)
     adam = torch.optim.AdamW(other, lr=stage.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -48,8 +49,8 @@ def schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 50, 2 * (steps - step) / steps)
 
 
-def train(stage: Stage, folder: Path) -> None:
-    """Run the stage to its last step, writing `checkpoint.pt` and `log.jsonl` under `folder`."""
+def train(stage: Stage, folder: Path, until: int | None = None) -> None:
+    """Run the stage to step `until` (default: its last), writing `checkpoint.pt` and `log.jsonl` under `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     model, opts = stage.model, optimizers(stage.model, stage)
     first, elapsed = restore(folder / "checkpoint.pt", model, opts)
@@ -61,7 +62,7 @@ def train(stage: Stage, folder: Path) -> None:
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
     with Progress(*columns) as progress:
         bar = progress.add_task(stage.name, total=stage.steps, completed=first, loss=float("nan"))
-        for step in range(first, stage.steps):
+        for step in range(first, stage.steps if until is None else until):
             losses.append(update(stage, model, opts, next(batches), step, device))
             progress.update(bar, completed=step + 1, loss=losses[-1])
             last = step + 1 == stage.steps
@@ -109,6 +110,11 @@ def restore(path: Path, model: torch.nn.Module, opts: list[torch.optim.Optimizer
 
 
 def save(path: Path, model: torch.nn.Module, opts: list[torch.optim.Optimizer], step: int, seconds: float) -> None:
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in opts], "step": step, "seconds": seconds}
+    state = {
+        "model": model.state_dict(),
+        "optimizers": [o.state_dict() for o in opts],
+        "step": step,
+        "seconds": seconds,
+    }
     torch.save(state, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)

@@ -16,8 +16,8 @@ def orthogonal(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     """Push the singular values of each matrix of [count, rows, columns] towards one."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.transpose(1, 2) if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    turned: torch.Tensor = matrices.transpose(1, 2) if tall else matrices
+    x: torch.Tensor = turned / (turned.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram = x @ x.transpose(1, 2)
         x = a * x + (b * gram + c * gram @ gram) @ x

@@ -19,13 +19,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassificat
 
 from forethought.reasoner import vocabulary
 from forethought.reasoner.drafts import Asked, collect, forever, sample
-from forethought.reasoner.examples import IGNORED, SHARES, Batch, Example, batches, solved
+from forethought.reasoner.examples import IGNORED, TASKS, Batch, Example, batches, solved
 from forethought.reasoner.loop import Stage, train
 
+LATE_FROM = 0.48  # the share of the steps after which countdown is drawn most
 TOKENS_PER_BATCH, POOL = 4096, 1024
 PROBES = {"chain": (1, 4, 8, 12), "countdown": (1, 2, 4), "procedure": (1, 4, 8, 12)}
 TOKENIZER = vocabulary.build()
-PAD, BOS, EOS = (TOKENIZER.token_to_id(t) for t in (vocabulary.PAD, vocabulary.BOS, vocabulary.EOS))
+PAD, BOS, EOS = (TOKENIZER.get_vocab()[t] for t in (vocabulary.PAD, vocabulary.BOS, vocabulary.EOS))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -43,7 +44,7 @@ def architecture() -> LlamaConfig:
         pad_token_id=PAD,
         bos_token_id=BOS,
         eos_token_id=EOS,
-        num_labels=2,
+        num_labels=2,  # type: ignore[call-arg]
     )
 
 
@@ -61,7 +62,7 @@ def greedy_accuracy(model: torch.nn.Module, problems: int = 40) -> dict[str, flo
     """Greedy accuracy on problems of the train split (the test split is for the final table only)."""
     model.eval()
     found = {}
-    for task, _ in SHARES:
+    for task in TASKS:
         for difficulty in PROBES[task.name]:
             asked: list[Asked] = [(task, task.problem(difficulty, i, "train")) for i in range(problems)]
             texts = TOKENIZER.decode_batch(sample(model, asked, TOKENIZER, None))
@@ -93,17 +94,17 @@ def step_auc(held_out: list[Example]) -> Callable[[torch.nn.Module], dict[str, f
     return measure
 
 
-def generator(steps: int) -> Stage:
+def generator(steps: int, *, late: bool) -> Stage:
     torch.manual_seed(0)
     model = LlamaForCausalLM(architecture()).to(DEVICE)  # type: ignore[arg-type]
-    stream = batched(lambda rng: (solved(rng, TOKENIZER) for _ in repeat(None)))
+    stream = batched(lambda rng: (solved(rng, TOKENIZER, late=late) for _ in repeat(None)))
     return Stage("generator", model, stream, labelled_loss, greedy_accuracy, steps, evaluate_every=500)
 
 
 def reward(steps: int, trained: LlamaForCausalLM, drafts: Path, count: int) -> Stage:
     examples = collect(trained, TOKENIZER, drafts, count)
     held_out, rest = examples[:500], examples[500:]
-    model = LlamaForTokenClassification(architecture()).to(DEVICE)  # type: ignore[arg-type]
+    model = LlamaForTokenClassification(architecture()).to(DEVICE)  # type: ignore[no-untyped-call, arg-type]
     model.model.load_state_dict(trained.model.state_dict())
     stream = batched(lambda rng: forever(rest, rng))
     return Stage("reward", model, stream, labelled_loss, step_auc(held_out), steps, 200, muon_lr=0.01, adam_lr=0.001)
@@ -112,7 +113,7 @@ def reward(steps: int, trained: LlamaForCausalLM, drafts: Path, count: int) -> S
 def finish(model: torch.nn.Module, folder: Path) -> None:
     """Store a trained model in 16 bits, as a folder that any engine can read."""
     assert isinstance(model, PreTrainedModel)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
     vocabulary.save(folder)
 
 
@@ -124,11 +125,12 @@ def main(
     drafts: Annotated[int, typer.Option(help="Drafts that the reward model learns from.")] = 24_000,
 ) -> None:
     if only != "reward":
-        stage = generator(steps)
+        train(generator(steps, late=False), out / "generator", until=int(LATE_FROM * steps))
+        stage = generator(steps, late=True)
         train(stage, out / "generator")
         finish(stage.model, out / "generator")
     if only != "generator":
-        trained = LlamaForCausalLM.from_pretrained(out / "generator", dtype=torch.float32).to(DEVICE)
+        trained = LlamaForCausalLM.from_pretrained(out / "generator", dtype=torch.float32).to(DEVICE)  # type: ignore[arg-type]
         stage = reward(reward_steps, trained, out / "drafts.jsonl", drafts)
         train(stage, out / "reward")
         finish(stage.model, out / "reward")

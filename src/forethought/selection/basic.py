@@ -56,7 +56,9 @@ class Weighted:
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"grades"})
-    paper: ClassVar[str] = "Lightman et al. 2023, arXiv:2305.20050; the six PRM votes of Liu et al. 2025, arXiv:2502.06703"
+    paper: ClassVar[str] = (
+        "Lightman et al. 2023, arXiv:2305.20050; the six PRM votes of Liu et al. 2025, arXiv:2502.06703"
+    )
 
     steps: Aggregation = "last"
     combine: Literal["sum", "max"] = "sum"

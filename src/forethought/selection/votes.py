@@ -45,7 +45,9 @@ async def graded(pop: Population[Draft], problem: Problem, by: By, at: Scope) ->
     return at.kept or finished
 
 
-def tally(votes: Sequence[Ballot], score: Callable[[Ballot], float], *, combine: Callable[[float, float], float]) -> Verdict:
+def tally(
+    votes: Sequence[Ballot], score: Callable[[Ballot], float], *, combine: Callable[[float, float], float]
+) -> Verdict:
     """Rank answers by their combined scores; ties keep the order of their first ballots.
 
     A ballot that cannot be read adds its score to the abstained part only. The best-scored ballot of the winning answer is

@@ -77,8 +77,9 @@ def value_of(expression: str) -> Fraction | None:
 class Countdown:
     """Combine all the given numbers with + - * / into the target, each once.
 
-    Difficulty sets how many numbers there are and how large they may be (`LEVELS`). Every intermediate result is a whole number from 1 to 99 and the larger operand comes first. A step shows one
-    operation and the numbers that are left. Any valid solution counts. The canonical answer is the expression.
+    Difficulty sets how many numbers there are and how large they may be (`LEVELS`). Every intermediate result is a whole
+    number from 1 to 99 and the larger operand comes first. A step shows one operation and the numbers that are left. Any
+    valid solution counts. The canonical answer is the expression.
     """
 
     name = "countdown"

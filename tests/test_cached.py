@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from forethought.core.draft import Draft
+from forethought.core.errors import ModelError, UsageError
+from forethought.core.scope import Call, Scope
+from forethought.models.cached import Cached
+from forethought.models.extend import extend
+from forethought.models.price import Price
+from forethought.models.protocol import Completion, Request
+from forethought.models.scripted import Scripted
+
+pytestmark = pytest.mark.anyio
+ASK = Request(({"role": "user", "content": "a number"},), Draft(None, "it is"))
+
+
+def number(prompt: str, so_far: str, seed: int) -> str:
+    return f" {seed} "
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "recorded.sqlite"
+
+
+async def test_the_second_time_nothing_is_asked_and_the_same_is_charged(file: Path) -> None:
+    inner = Scripted(number, price=Price(1.0, None, 2.0))
+    first, second = Cached(inner, file), Cached(inner, file)
+    costs = []
+    for model in (first, second):
+        at = Scope.root()
+        texts = [(await extend(model, ASK, child)).text for child in at.fork(3)]
+        assert len(set(texts)) == 3
+        costs.append(at.account.spent._replace(seconds=0.0))
+        await model.aclose()
+    assert (first.physical_calls, second.physical_calls) == (3, 0)
+    assert costs[0] == costs[1] == inner.spent
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"draft": Draft(None, "was")},
+        {"max_tokens": 3},
+        {"stop": ("x",)},
+        {"temperature": 0.5},
+        {"top_p": 0.5},
+        {"min_p": 0.5},
+        {"logprobs": 0},
+        {"forced": (1,)},
+        {"messages": ({"role": "system", "content": "a number"},)},
+    ],
+)
+async def test_every_part_of_a_request_tells_it_apart(file: Path, other: dict[str, object]) -> None:
+    model = Cached(Scripted(number), file)
+    await model.extend(ASK, Call((), 1))
+    await model.extend(replace(ASK, **other), Call((), 1))  # type: ignore[arg-type]
+    await model.extend(replace(ASK), Call((), 1))
+    assert model.physical_calls == 2
+    await model.aclose()
+
+
+async def test_everything_comes_back(file: Path) -> None:
+    given = Completion("ä\n", "length", tokens=(3, 4), logprobs=(-0.25, -1e-9), top=({"a": -1.0}, {}))
+    model = Cached(Scripted(lambda prompt, so_far, seed: given), file)
+    assert [await model.extend(ASK, Call((), 1)) for _ in range(2)] == [given, given]
+    assert model.physical_calls == 1
+    await model.aclose()
+
+
+async def test_replay_needs_no_model(file: Path) -> None:
+    inner = Scripted(number, name="a", abilities=("extend", "seed"))
+    live = Cached(inner, file)
+    done = await live.extend(ASK, Call((), 1))
+    await live.aclose()
+    replay = Cached(None, file)
+    assert (replay.name, replay.abilities) == ("a", {"extend", "seed"})
+    assert await replay.extend(ASK, Call((), 1)) == done
+    bound = replay.bound(ASK)
+    assert all(spent <= most for spent, most in zip(done.cost, bound, strict=True))
+    with pytest.raises(ModelError, match="no recording of this request to a"):
+        await replay.extend(ASK, Call((), 2))
+    await replay.aclose()
+
+
+async def test_whose_recordings(file: Path) -> None:
+    with pytest.raises(UsageError, match="of no model"):
+        Cached(None, file)
+    for name in ("a", "b"):
+        model = Cached(Scripted(number, name=name), file)
+        await model.extend(ASK, Call((), 1))
+        await model.aclose()
+    with pytest.raises(UsageError, match="of a, b: say which"):
+        Cached(None, file)
+    with pytest.raises(UsageError, match="no recordings of c"):
+        Cached(None, file, "c")
+    replay = Cached(None, file, "b")
+    assert (await replay.extend(ASK, Call((), 1))).text == " 1 "
+    await replay.aclose()
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<html>" * 100)
+    with pytest.raises(UsageError, match="no file of recorded completions"):
+        Cached(Scripted(number), tmp_path / "page.html")

