@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from forethought.core.budget import Budget
@@ -264,7 +265,7 @@ async def test_cancelling_from_outside_keeps_what_has_moved() -> None:
         return 1
 
     at = Scope.root(None, Budget({"tokens": 100}))
-    with anyio.move_on_after(0.02):
+    with anyio.move_on_after(0.2):
         await each(particles("a", "b"), paid_bounded(act), at)
     assert states(list(at.kept or [])) == ["a!", "b"]
     assert at.account.spent.new_tokens == 11
@@ -281,6 +282,19 @@ async def test_a_fan_out_cancelled_before_it_has_sent_anything_reserves_nothing(
         await each(particles("a", "b"), Extend(World(random.Random(0)), 5), at)
     assert at.account.held == Cost()
     assert at.account.spent == Cost()
+
+
+async def test_who_was_refused_is_recorded_in_index_order() -> None:
+    async def kernel(particle: Particle[str], at: Scope) -> Particle[str]:
+        for _ in range(10 - 3 * ord(particle.state) % 7):
+            await anyio.lowlevel.checkpoint()
+        with at.limit(Budget({"calls": 0})) as inner:
+            return await Extend(World(random.Random(0)), 3)(particle, inner)
+
+    at = Scope.root()
+    with pytest.raises(BudgetEnded, match="0 of 6"):
+        await each(particles(*"abcdef"), kernel, at)
+    assert [event.data["refused"] for event in kinds(at, "refused")] == [[0, 1, 2, 3, 4, 5]]
 
 
 # race
@@ -310,7 +324,7 @@ async def test_a_race_that_nobody_or_everybody_wins(first: int) -> None:
 
 async def by_name(state: str, call: Call) -> int:
     call.progress(Cost(calls=1, new_tokens=2, critical_tokens=2))
-    await anyio.sleep({"a": 60, "b": 0.03, "c": 0.01, "d": 60}[state])
+    await anyio.sleep({"a": 60, "b": 0.15, "c": 0.01, "d": 60}[state])
     return 5
 
 
@@ -337,13 +351,15 @@ def paid_bounded(act: Callable[[str, Call], Awaitable[int]], most: int = 10) -> 
     return Bounded()
 
 
-async def test_a_race_replays_its_winners_in_their_order_without_a_call() -> None:
+@pytest.mark.parametrize(("names", "places"), [("abcd", 2), ("bc", 3)])
+async def test_a_race_replays_its_winners_in_their_order_without_a_call(names: str, places: int) -> None:
     first = Scope.root(Run(ordered=False), Budget({"tokens": 100}))
-    won = await race(particles(*"abcd"), paid_bounded(by_name), first, first=2)
+    won = await race(particles(*names), paid_bounded(by_name), first, first=places)
+    assert states(won) == ["c!", "b!"]
     assert isinstance(first.run.trace, MemoryTrace)
     for _ in range(5):  # trio shuffles tasks
         again = Scope.root(Run(ordered=False, trace=MemoryTrace(first.run.trace.events)), Budget({"tokens": 100}))
-        assert states(await race(particles(*"abcd"), paid_bounded(by_name), again, first=2)) == states(won)
+        assert states(await race(particles(*names), paid_bounded(by_name), again, first=places)) == states(won)
         assert again.run.physical_calls == 0
         assert again.account.cost._replace(seconds=0.0) == first.account.cost._replace(seconds=0.0)
 

@@ -13,13 +13,19 @@ import anyio
 import httpx2
 import pytest
 
+from forethought.core.budget import Budget
 from forethought.core.draft import Draft
 from forethought.core.scope import Call, Scope
+from forethought.methods import By, methods
 from forethought.models import pull
 from forethought.models.extend import extend
 from forethought.models.openai import OpenAI
 from forethought.models.openai_dialect import Dialect
 from forethought.models.protocol import Request
+from forethought.selection import selections
+from forethought.solving import Parts, solve_with
+from forethought.tasks import GENERATED
+from forethought.verifiers import verifiers
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.anyio
@@ -136,3 +142,17 @@ def counted(llama: str) -> dict[str, int]:
     """The totals of the server since it began: `tokens_predicted` and `prompt_tokens` (those it had to read)."""
     text = httpx2.get(f"{llama.removesuffix('/v1')}/metrics").text
     return {name: int(value) for name, value in re.findall(r"^llamacpp:(\w+)_total (\d+)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("name", sorted(methods))
+async def test_every_method_runs_against_it(name: str, model: OpenAI) -> None:
+    """Within its budget, with the ledger at what the server says that it did."""
+    task = GENERATED["chain"]
+    by = By(model, task, verifiers.parse("process"))
+    small = {"n": 3} if name not in ("greedy", "beam") else {"width": 2, "expand": 2} if name == "beam" else {}
+    method = methods[name](**small)
+    selection = selections.parse("best" if "process" in method.needs else "majority")
+    solution = await solve_with(Parts(by, method, selection, Budget({"tokens": 400})), task.problem(2, 0), seed=1)
+    assert 0 < solution.cost.new_tokens
+    assert solution.cost.tokens <= 400
+    assert solution.stopped in ("done", "budget")

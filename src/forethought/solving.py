@@ -160,6 +160,8 @@ class Made:
         (at,) = self.at.fork(1)
         verdict = await selection(self.population, problem, by, at)
         self.at.account.join([at.account])
+        if at.run.short:
+            self.stopped = "budget"
         return verdict
 
     def solution(self, parts: Parts, problem: Problem, verdict: Verdict, seed: int, run: int | None) -> Solution:
@@ -198,7 +200,8 @@ async def populate(parts: Parts, problem: Problem, run: Run) -> Made:
     run.seconds = parts.budget.limits.get("seconds", math.inf)
     try:
         with at.timed():
-            return Made(await parts.method(problem, parts.by, at), outer, "done")
+            made = await parts.method(problem, parts.by, at)
+            return Made(made, outer, "budget" if run.short else "done")
     except BudgetEnded:
         pass
     finally:

@@ -168,7 +168,7 @@ def listing(rows: Sequence[Mapping[str, Any]], json_: bool, columns: Sequence[st
     if json_:
         print_json(rows)
     else:
-        show.console.print(show.table(columns, [[row[name] for name in columns] for row in rows]))
+        show.console.print(show.table(columns, [[show.cell(row[name]) for name in columns] for row in rows]))
 
 
 @app.command()
@@ -176,7 +176,7 @@ def methods(json_: Json = False) -> None:
     """Programs from a problem to a population of drafts."""
     from forethought.cli.catalogue import method_rows
 
-    listing(method_rows(), json_, ("name", "law", "needs", "parameters", "summary"))
+    listing(method_rows(), json_, ("spelling", "law", "needs", "summary"))
 
 
 @app.command()
@@ -184,7 +184,7 @@ def selections(json_: Json = False) -> None:
     """Rules from a population to an answer."""
     from forethought.cli.catalogue import selection_rows
 
-    listing(selection_rows(), json_, ("name", "needs", "parameters", "summary"))
+    listing(selection_rows(), json_, ("spelling", "needs", "summary"))
 
 
 @app.command()
@@ -192,7 +192,7 @@ def verifiers(json_: Json = False) -> None:
     """What gives drafts grades."""
     from forethought.cli.catalogue import verifier_rows
 
-    listing(verifier_rows(), json_, ("name", "process", "oracle", "parameters", "summary"))
+    listing(verifier_rows(), json_, ("spelling", "process", "oracle", "summary"))
 
 
 @app.command()

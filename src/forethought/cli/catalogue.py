@@ -1,4 +1,4 @@
-"""What there is, as rows."""
+"""What there is, as rows. The oracle of a verifier is the list of tasks in which it looks at the reference."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def method_rows() -> list[Row]:
     return [
         {
             "name": name,
+            "spelling": repr(part()),
             "law": part.law,
             "needs": sorted(part.needs),
             "parameters": parameters(part),
@@ -45,6 +46,7 @@ def selection_rows() -> list[Row]:
     return [
         {
             "name": name,
+            "spelling": repr(part()),
             "needs": sorted(part.needs),
             "parameters": parameters(part),
             "paper": part.paper,
@@ -59,8 +61,8 @@ def verifier_rows() -> list[Row]:
     for name in verifiers:
         part = verifiers[name]
         oracles = sorted(t for t, task in TASKS.items() if part().oracle(task))
-        row = {"name": name, "process": part.process, "oracle": oracles, "parameters": parameters(part)}
-        rows.append(row | {"summary": summary(part)})
+        row = {"name": name, "spelling": repr(part()), "process": part.process, "oracle": oracles}
+        rows.append(row | {"parameters": parameters(part), "summary": summary(part)})
     return rows
 
 

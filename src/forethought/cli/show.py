@@ -29,6 +29,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
     return made
 
 
+def cell(value: object) -> str:
+    """A value as people read it."""
+    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
+        return f"{value[0]} to {value[-1]}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return {True: "yes", False: "no", None: "-"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+
+
 def bench_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
     """Accuracy with its interval, and what it cost."""
     made = table(("method", "selection", "accuracy", "95% interval", "tokens", "verifier", "seconds"), [], title)

@@ -10,7 +10,7 @@ class Cost(NamedTuple):
     """Everything a piece of work used, as its backend counted it.
 
     A call made inside a verifier books `verifier_*` only. `critical_tokens` is the longest chain of tokens that depend on
-    one another, `kv_reads` the token-steps read by attention (the memory term of the Kinetics cost model, seeds row 256).
+    one another, `kv_reads` the token-steps read by attention (the memory term of the Kinetics cost model).
     Costs add in sequence (`a + b`); side by side (`a.beside(b)`) critical tokens and seconds take the maximum.
     """
 

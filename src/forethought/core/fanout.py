@@ -69,7 +69,7 @@ class FanOut(Generic[S]):
         if self._closed:
             self.refused = sorted([*self.refused, *queue])
             self._note("refused", {"refused": self.refused, "spent": self._spent(self.refused)})
-        if self._won:
+        if self._first is not None:
             self._record_race()
 
     def _stays(self, i: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from types import NoneType, UnionType
@@ -105,7 +106,7 @@ def fits_hint(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, UnionType):
         return any(fits_hint(value, option) for option in typing.get_args(hint))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)

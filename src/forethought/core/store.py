@@ -73,8 +73,18 @@ class RunStore:
         if self._pragma("user_version") != VERSION:
             raise UsageError(f"{self.path} was written by another version of forethought")
         # WAL with NORMAL: a commit survives the end of the process at once, and a power cut after the next checkpoint.
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead(tries=200)
         self._db.execute("PRAGMA synchronous = NORMAL")
+
+    def _write_ahead(self, tries: int) -> None:
+        """Switch to WAL. While another process is switching, SQLite does not wait as it does elsewhere."""
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not tries:
+                raise
+            time.sleep(0.01)
+            self._write_ahead(tries - 1)
 
     def _create(self) -> None:
         if self._ours():

@@ -18,6 +18,7 @@ async def extend(model: Model, request: Request, at: Scope) -> Completion:
 
     Raises BudgetEnded if not even one token fits, ModelError if the model fails.
     """
+    asked = request.max_tokens
     request, bound = fitting(model, request, at)
 
     async def act(call: Call) -> tuple[Completion, Cost]:
@@ -25,7 +26,9 @@ async def extend(model: Model, request: Request, at: Scope) -> Completion:
         return completion, completion.cost
 
     key = {"asked": digest(request), "model": model.name}
-    return await bought(at, "sample", key, bound, act, to_json, from_json)
+    completion = await bought(at, "sample", key, bound, act, to_json, from_json)
+    at.run.short |= completion.finish == "length" and request.max_tokens < asked
+    return completion
 
 
 def fitting(model: Model, request: Request, at: Scope) -> tuple[Request, Cost]:

@@ -17,7 +17,7 @@ from forethought.tasks.generated import GeneratedTask
 from forethought.tasks.procedure import Procedure
 
 TASKS: tuple[GeneratedTask, ...] = (Chain(), Countdown(), Procedure())
-EARLY, LATE = (0.40, 0.35, 0.25), (0.15, 0.65, 0.20)  # shares of the tasks; search is learned last and slowest
+EARLY, LATE = (0.40, 0.35, 0.25), (0.15, 0.55, 0.30)  # shares of the tasks; search is learned last and slowest
 LEVELS = {"countdown": (5, 6, 6, 3, 2, 1)}  # weights of the difficulties once the forms are known; else see `level`
 IGNORED = -100  # positions without a loss, as torch's cross entropy spells it
 

@@ -22,7 +22,7 @@ from forethought.reasoner.drafts import Asked, collect, forever, sample
 from forethought.reasoner.examples import IGNORED, TASKS, Batch, Example, batches, solved
 from forethought.reasoner.loop import Stage, train
 
-LATE_FROM = 0.48  # the share of the steps after which countdown is drawn most
+LATE_FROM = 0.55  # the share of the steps after which countdown is drawn most
 TOKENS_PER_BATCH, POOL = 4096, 1024
 PROBES = {"chain": (1, 4, 8, 12), "countdown": (1, 2, 4), "procedure": (1, 4, 8, 12)}
 TOKENIZER = vocabulary.build()
@@ -120,7 +120,7 @@ def finish(model: torch.nn.Module, folder: Path) -> None:
 def main(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the finished models.")],
     only: Annotated[Literal["generator", "reward"] | None, typer.Option(help="Train one of the two.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of the generator.")] = 4500,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of the generator.")] = 4000,
     reward_steps: Annotated[int, typer.Option(help="Optimizer steps of the reward model.")] = 1200,
     drafts: Annotated[int, typer.Option(help="Drafts that the reward model learns from.")] = 24_000,
 ) -> None:

@@ -42,6 +42,7 @@ async def graded(pop: Population[Draft], problem: Problem, by: By, at: Scope) ->
             return await by.grade(finished, problem, at)
         except BudgetEnded:
             pass
+    at.run.short = True
     return at.kept or finished
 
 

@@ -13,7 +13,7 @@ MODULUS = 100
 EASY = 8  # up to this difficulty every operand is a single digit
 OPERATION = re.compile(r"(\d+)\) ([-+*])(\d+)")
 PROMPT = re.compile(r"chain \d{1,2}\n(\d+\) [-+*]\d{1,2}\n)+")
-ANSWER = re.compile(r"answer: (\d+)\s*\Z")
+ANSWER = re.compile(r"answer: (\d{1,9})\s*\Z")
 
 
 def apply(value: int, sign: str, operand: int) -> int:

@@ -16,7 +16,8 @@ from forethought.tasks.generated import Split, check_difficulty, draw
 
 LARGEST = 99
 PROMPT = re.compile(r"countdown (\d{1,2}(?: \d{1,2})+) = (\d{1,2})\n")
-STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+) \| ((?:\d+ ?)+)\n?")
+STEP = re.compile(r"(?<!\d)(\d{1,3})([-+*/])(\d{1,3})=(\d{1,3}) \| (\d{1,3}(?: \d{1,3})*) ?\n?")
+EXPRESSION = re.compile(r"[-+*/() 0-9]{1,1000}")
 SIGNS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -58,7 +59,9 @@ def evaluate(sign: str, left: int, right: int) -> int | None:
 
 
 def value_of(expression: str) -> Fraction | None:
-    """The exact value of an expression of whole numbers, + - * / and brackets; None if it is not one."""
+    """The exact value of an expression of whole numbers, + - * / and brackets; None if it is not one, or a very long one."""
+    if not EXPRESSION.fullmatch(expression):
+        return None
 
     def value(node: ast.expr) -> Fraction:
         match node:
@@ -70,7 +73,7 @@ def value_of(expression: str) -> Fraction | None:
 
     try:
         return value(ast.parse(expression, mode="eval").body)
-    except (SyntaxError, ValueError, ZeroDivisionError):
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None
 
 
@@ -127,9 +130,11 @@ class Countdown:
         return [int(n) for n in found[1].split()], int(found[2])
 
     def answer(self, text: str, problem: Problem) -> str | None:
-        """The expression that the steps compose, read from the steps; None if a step uses a number that is not there."""
+        """The expression that the steps compose, read from the steps; None if a step is false or uses a number that is not there."""
         pool = [(str(n), n) for n in self._asked(problem)[0]]
         for left, sign, right, result, _ in STEP.findall(text):
+            if value_of(f"{left}{sign}{right}") != int(result):
+                return None
             taken = []
             for operand in (int(left), int(right)):
                 found = next((item for item in pool if item[1] == operand), None)
@@ -143,7 +148,7 @@ class Countdown:
     def correct(self, answer: str, problem: Problem) -> bool | None:
         """Any expression that uses each given number once and has the target's value."""
         numbers, target = self._asked(problem)
-        return sorted(map(int, re.findall(r"\d+", answer))) == sorted(numbers) and value_of(answer) == target
+        return sorted(re.findall(r"\d+", answer)) == sorted(map(str, numbers)) and value_of(answer) == target
 
     def solution(self, problem: Problem) -> str:
         numbers, target = self._asked(problem)

@@ -6,7 +6,7 @@ import re
 
 from forethought.core.problem import Message, Problem
 
-ANSWER_LINE = re.compile(r"(?im)^\W*(?:final )?answer\W*:\s*(.+?)\W*$")
+ANSWER_LINE = re.compile(r"(?im)^[^\w\n]*(?:final )?answer[^\w\n:]*:\s*(\S.*)$")
 
 
 def boxed(text: str) -> str | None:
@@ -23,9 +23,9 @@ def boxed(text: str) -> str | None:
 
 
 def normalised(text: str) -> str:
-    """Lower case, single spaces, no thousands separators, no closing punctuation."""
+    """Lower case, single spaces, no thousands separators, no punctuation or mark-up around it."""
     folded = re.sub(r"(?<=\d),(?=\d{3}\b)", "", " ".join(text.split()).casefold())
-    return folded.strip(" .!$*")
+    return folded.strip(" .,:;!$*`_")
 
 
 class Text:

@@ -50,7 +50,7 @@ class Exact:
 @verifiers.register("noisy")
 @dataclass(frozen=True)
 class Noisy:
-    """The exact checker with given error rates, for studies of imperfect verifiers (seeds row 124).
+    """The exact checker with given error rates, for studies of imperfect verifiers (Stroebl et al. 2024, arXiv:2411.17501).
 
     `false_positive` is the chance that a wrong answer is accepted, `false_negative` that a right one is refused, drawn
     `per` sample (every draft anew) or per answer (equal answers to a problem always get the same grade).

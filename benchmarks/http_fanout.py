@@ -1,0 +1,133 @@
+"""How close `sample(n=64)` over HTTP comes to the bare requests, and to its-hub's SelfConsistency.
+
+Prediction: the limit is one round trip of 50 ms, then the client's operations, since all 64 requests are in flight at once:
+building, sending and parsing a request takes httpx2 about 0.5 ms on one core, so the bare task group needs about 80 ms. The
+core adds 0.1 ms a call and parsing of frames, 5 to 10 ms in all, most of it in the shadow of the wait: 1.05 to 1.1 times.
+its-hub uses aiohttp, whose parser is in C, and does not stream: it saves about half of the client's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import httpx2
+from _common import Measured, interleaved, machine, options, ratios, report
+
+import forethought
+from forethought.core.scope import Seeded
+from forethought.methods import By
+from forethought.models.openai import OpenAI
+from forethought.models.openai_wire import AT_ONCE, IDLE
+from forethought.tasks.text import Text
+
+N, WAIT = 64, 0.05
+HERE = Path(__file__).parent
+PROBLEM = "What is 6 times 7?"
+OURS, BARE, HUB, HUB_DEFAULT = "forethought", "bare httpx2", "its-hub, all at once", "its-hub, its default of 32 at once"
+ITS_HUB = {HUB: -1, HUB_DEFAULT: 32}
+
+
+@contextmanager
+def child(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that is talked to line by line and ends when its input does."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            assert process.stdin
+            process.stdin.close()
+
+
+def asked(process: subprocess.Popen[str]) -> float:
+    """The number with which the process answers a line."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+async def sample(model: OpenAI) -> None:
+    """The whole of a solve: 64 drafts, and a vote."""
+    solution = await forethought.solve(
+        forethought.Problem(PROBLEM), task="text", model=model, method=f"sample(n={N})", budget="tokens=1000000"
+    )
+    assert len(solution.population) == N
+
+
+def bodies(model: OpenAI) -> list[dict[str, object]]:
+    """The same requests, seeds aside."""
+    kernel = By(model, Text()).draft(forethought.Problem(PROBLEM), 0.8)
+    request = kernel.request(forethought.core.draft.ROOT)
+    assert model.dialect
+    return [model.dialect.body(model.model, request, Seeded(0).seed((i,))) for i in range(N)]
+
+
+async def bare(client: httpx2.AsyncClient, url: str, model: OpenAI) -> None:
+    """The requests as one task group, their answers read to the end and not looked at."""
+    async with anyio.create_task_group() as tasks:
+        for body in bodies(model):
+            tasks.start_soon(partial(client.post, url, json=body))
+
+
+def timed(runner: asyncio.Runner, work: Callable[[], Awaitable[None]]) -> float:
+    """Seconds, in an event loop that lives on, so that connections stay open."""
+
+    async def run() -> float:
+        start = time.perf_counter()
+        await work()
+        return time.perf_counter() - start
+
+    return runner.run(run())
+
+
+def measure(url: str, its_hub: str | None, repetitions: int) -> dict[str, list[float]]:
+    """Seconds of every contender, in turn."""
+    with ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner())
+        model = OpenAI("toy", url)
+        limits = httpx2.Limits(max_connections=AT_ONCE, max_keepalive_connections=IDLE)
+        client = httpx2.AsyncClient(limits=limits, timeout=30, verify=False)
+        runner.run(model.prepare())
+        post = partial(bare, client, f"{url}/chat/completions", model)
+        cases = {OURS: partial(timed, runner, partial(sample, model)), BARE: partial(timed, runner, post)}
+        for name, at_once in ITS_HUB.items() if its_hub else ():
+            peer = stack.enter_context(child(str(its_hub), str(HERE / "_its_hub.py"), url, str(N), str(at_once)))
+            cases[name] = partial(asked, peer)
+        times = interleaved(cases, repetitions)
+        runner.run(model.aclose())
+        runner.run(client.aclose())
+    return times
+
+
+def compared(times: dict[str, list[float]]) -> list[Measured]:
+    """Milliseconds, then ratios against their targets."""
+    measured = [Measured(name, "ms", [s * 1e3 for s in seconds]) for name, seconds in times.items()]
+    targets = {BARE: 1.1, HUB: 1.0, HUB_DEFAULT: 1.0}
+    rivals = [name for name in times if name != OURS]
+    return measured + [Measured(f"{OURS} / {r}", "", ratios(times[OURS], times[r]), targets[r]) for r in rivals]
+
+
+def main() -> None:
+    parser = options(__doc__ or "", repetitions=11)
+    parser.add_argument("--its-hub-python", metavar="PATH", help="the Python of an environment with its-hub[lm]==1.2.0")
+    asked_for = parser.parse_args()
+    before = machine()
+    if not asked_for.its_hub_python:
+        sys.stdout.write("its-hub is skipped: give --its-hub-python PATH (an environment with its-hub[lm]==1.2.0)\n")
+    with child(sys.executable, str(HERE / "_server.py"), str(WAIT)) as server:
+        assert server.stdout
+        times = measure(server.stdout.readline().strip(), asked_for.its_hub_python, asked_for.repetitions)
+    report("http_fanout", compared(times), before, asked_for.json)
+
+
+if __name__ == "__main__":
+    main()

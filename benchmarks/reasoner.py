@@ -1,0 +1,212 @@
+"""Measure the shipped models on the test split and write docs/reasoner.md: python benchmarks/reasoner.py
+
+Everything the page says of the models comes from here: greedy accuracy by family and difficulty, pass@k, majority against one
+sample, the reward model's area under the curve and calibration, and prefix match of procedures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from forethought.core.draft import Draft
+from forethought.core.problem import Problem
+from forethought.core.scope import Run, Scope, Seeded
+from forethought.models.extend import extend
+from forethought.models.names import model_named
+from forethought.models.protocol import Request
+from forethought.reasoner.loader import folder
+from forethought.tasks import GENERATED
+from forethought.tasks.generated import GeneratedTask
+from forethought.verifiers.process import reward_model
+
+HERE = Path(__file__).parent
+DRAWS = 64
+
+
+async def drafts(task: GeneratedTask, problems: list[Problem], each: int, temperature: float) -> list[list[Draft]]:
+    """`each` finished or cut drafts a problem, from the embedded generator."""
+    model, at = model_named("reasoner"), Scope.root(Run(Seeded(1)))
+    places, made = at.fork(len(problems) * each), list[Draft | None]([None] * len(problems) * each)
+
+    async def write(place: int) -> None:
+        request = Request(task.prompt(problems[place // each]), max_tokens=task.draft_tokens, temperature=temperature)
+        done = await extend(model, request, places[place])
+        finish = "end" if done.finish == "end" else "length"
+        made[place] = Draft(Draft(), done.text, done.tokens, (), done.cost.new_tokens, finish)
+
+    async with anyio.create_task_group() as tasks:
+        for place in range(len(made)):
+            tasks.start_soon(write, place)
+    return [[d for d in made[i : i + each] if d is not None] for i in range(0, len(made), each)]
+
+
+def answers(task: GeneratedTask, problem: Problem, made: list[Draft]) -> list[str | None]:
+    return [task.answer(d.text, problem) if d.finished else None for d in made]
+
+
+def right(task: GeneratedTask, problem: Problem, made: list[Draft]) -> list[bool]:
+    return [a is not None and bool(task.correct(a, problem)) for a in answers(task, problem, made)]
+
+
+def greedy(task: GeneratedTask, count: int) -> dict[int, dict[str, float]]:
+    """Accuracy (and prefix match where the task has it) by difficulty."""
+    table = {}
+    for difficulty in task.difficulties:
+        problems = [task.problem(difficulty, i) for i in range(count)]
+        made = anyio.run(drafts, task, problems, 1, 0.0)
+        hits = [right(task, p, d)[0] for p, d in zip(problems, made, strict=True)]
+        table[difficulty] = {"accuracy": sum(hits) / count}
+        if hasattr(task, "prefix_match"):
+            matched = [task.prefix_match(d[0].text, p) for p, d in zip(problems, made, strict=True)]
+            table[difficulty]["prefix_match"] = sum(matched) / count
+        sys.stderr.write(f"{task.name} {difficulty}: {table[difficulty]}\n")
+    return table
+
+
+def middle(accuracies: dict[int, dict[str, float]]) -> int | None:
+    return next((d for d, row in accuracies.items() if 0.35 <= row["accuracy"] <= 0.65), None)
+
+
+def pass_at(k: int, n: int, correct: int) -> float:
+    """The unbiased estimator of Chen et al. 2021."""
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def coverage(task: GeneratedTask, difficulty: int, count: int) -> dict[str, float]:
+    problems = [task.problem(difficulty, i) for i in range(count)]
+    made = anyio.run(drafts, task, problems, DRAWS, 1.0)
+    hits = [sum(right(task, p, d)) for p, d in zip(problems, made, strict=True)]
+    return {str(k): float(np.mean([pass_at(k, DRAWS, c) for c in hits])) for k in (1, 2, 4, 8, 16, 32, 64)}
+
+
+def votes(task: GeneratedTask, difficulty: int, count: int, n: int = 16) -> dict[str, float]:
+    """One sample against the majority of n, ties by equal shares."""
+    problems = [task.problem(difficulty, i) for i in range(count)]
+    made = anyio.run(drafts, task, problems, n, 1.0)
+    one = np.mean([right(task, p, d)[0] for p, d in zip(problems, made, strict=True)])
+    mean = np.mean([np.mean(right(task, p, d)) for p, d in zip(problems, made, strict=True)])
+    credit = [share(task, p, answers(task, p, d)) for p, d in zip(problems, made, strict=True)]
+    return {"one": float(one), "mean of 16": float(mean), "majority of 16": float(np.mean(credit))}
+
+
+def share(task: GeneratedTask, problem: Problem, given: list[str | None]) -> float:
+    read = [a for a in given if a is not None]
+    if not read:
+        return 0.0
+    top = max(map(read.count, read))
+    leading = {a for a in read if read.count(a) == top}
+    return sum(bool(task.correct(a, problem)) for a in leading) / len(leading)
+
+
+async def graded(task: GeneratedTask, problems: list[Problem], made: list[list[Draft]]) -> list[tuple[float, bool]]:
+    """Each step's grade and whether the draft was right so far."""
+    model, found = reward_model(None), list[tuple[float, bool]]()
+
+    async def grade(problem: Problem, draft: Draft) -> None:
+        grade, _ = await model.grade(task.prompt(problem), draft)
+        found.extend(zip(grade.steps, task.right_so_far(draft.text, problem), strict=False))
+
+    async with anyio.create_task_group() as tasks:
+        for problem, drawn in zip(problems, made, strict=True):
+            for draft in drawn:
+                tasks.start_soon(grade, problem, draft)
+    return found
+
+
+def area(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
+    """The area under the ROC curve by ranks, ties by half."""
+    order = scores.argsort()
+    _, inverse, counts = np.unique(scores[order], return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    ranks = np.empty(len(scores))
+    ranks[order] = (last - (counts - 1) / 2)[inverse]
+    good = int(labels.sum())
+    return float((ranks[labels].sum() - good * (good + 1) / 2) / (good * (len(labels) - good)))
+
+
+def reward(task: GeneratedTask, difficulty: int, count: int) -> dict[str, Any]:
+    problems = [task.problem(difficulty, i) for i in range(count)]
+    pairs = anyio.run(graded, task, problems, anyio.run(drafts, task, problems, 1, 1.0))
+    scores, labels = np.array([s for s, _ in pairs]), np.array([r for _, r in pairs])
+    bins = np.clip((scores * 10).astype(int), 0, 9)
+    rows = [(int((bins == b).sum()), float(scores[bins == b].mean()), float(labels[bins == b].mean())) for b in set(bins.tolist())]
+    error = sum(n * abs(said - true) for n, said, true in rows) / len(scores)
+    return {
+        "steps": len(scores),
+        "auc": area(scores, labels),
+        "ece": error,
+        "brier": float(np.mean((scores - labels) ** 2)),
+        "bins": sorted(rows, key=lambda row: row[1]),
+    }
+
+
+def measure(count: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"problems": count, "greedy": {}, "middle": {}, "pass@k": {}, "votes": {}, "reward": {}}
+    for name, task in GENERATED.items():
+        found["greedy"][name] = greedy(task, count)
+        at = found["middle"][name] = middle(found["greedy"][name]) or task.middle
+        found["votes"][name] = votes(task, at, count)
+        found["reward"][name] = reward(task, at, count)
+        sys.stderr.write(f"{name}, middle {at}: {found['votes'][name]}, auc {found['reward'][name]['auc']:.3f}\n")
+    found["pass@k"]["countdown"] = coverage(GENERATED["countdown"], found["middle"]["countdown"], count)
+    sys.stderr.write(f"pass@k: {found['pass@k']}\n")
+    return found
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def page(found: dict[str, Any]) -> str:
+    """The tables of docs/reasoner.md."""
+    levels = sorted({int(d) for rows in found["greedy"].values() for d in rows})
+    percent = lambda rows, d, key: f"{rows[d][key]:.1%}" if d in rows and key in rows[d] else ""  # noqa: E731
+    accuracy = [
+        [str(d), *(percent(found["greedy"][t], d, "accuracy") for t in found["greedy"]), percent(found["greedy"]["procedure"], d, "prefix_match")]
+        for d in levels
+    ]
+    middles = [[t, str(found["middle"][t]), *(f"{v:.1%}" for v in found["votes"][t].values())] for t in found["votes"]]
+    rewards = [[t, str(found["middle"][t]), str(r["steps"]), f"{r['auc']:.3f}", f"{r['ece']:.3f}", f"{r['brier']:.3f}"] for t, r in found["reward"].items()]
+    bins = [[t, str(n), f"{said:.2f}", f"{true:.2f}"] for t, r in found["reward"].items() for n, said, true in r["bins"]]
+    cover = found["pass@k"]["countdown"]
+    return "\n".join(
+        [
+            f"## Greedy accuracy, test split, {found['problems']} problems a point\n",
+            table(["difficulty", *found["greedy"], "procedure, prefix match"], accuracy),
+            "## One sample and votes at the middle difficulty, temperature 1\n",
+            table(["task", "middle", "one sample", "mean of 16", "majority of 16"], middles),
+            f"## pass@k on countdown, difficulty {found['middle']['countdown']}, temperature 1, unbiased from 64 samples\n",
+            table([f"pass@{k}" for k in cover], [[f"{v:.1%}" for v in cover.values()]]),
+            "## The reward model on the steps of one sample a problem, middle difficulty\n",
+            table(["task", "difficulty", "steps", "AUC", "ECE", "Brier"], rewards),
+            "## Calibration of the reward model\n",
+            table(["task", "steps", "said", "true"], bins),
+        ]
+    )
+
+
+def main(
+    problems: Annotated[int, typer.Option(help="Problems a point.")] = 500,
+    result: Annotated[Path, typer.Option(help="Where the numbers go.")] = HERE / "results" / "reasoner.json",
+) -> None:
+    found = measure(problems)
+    found["model"] = str(folder("generator").name)
+    result.parent.mkdir(exist_ok=True)
+    result.write_text(json.dumps(found, indent=2) + "\n")
+    doc = HERE.parent / "docs" / "reasoner.md"
+    kept = doc.read_text().split("<!-- measured -->")[0] if doc.exists() else "# The embedded models\n\n"
+    doc.write_text(f"{kept}<!-- measured -->\n\n{page(found)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,247 @@
+"""What every registered method promises, and the cases in which methods must agree with one another."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import forethought.methods
+from forethought.core.budget import Budget, amount
+from forethought.core.cost import ZERO, Cost
+from forethought.core.draft import UNKNOWN, Draft, Grade
+from forethought.core.errors import UsageError
+from forethought.core.population import Population
+from forethought.core.problem import Problem
+from forethought.core.scope import Call, Run, Scope, Seeded
+from forethought.methods import By, methods
+from forethought.models.protocol import Completion, Request
+from forethought.selection import selections
+from forethought.solving import Parts, Solution, solve_with
+from forethought.tasks.protocol import Task
+from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask, texts
+
+pytestmark = pytest.mark.anyio
+every = pytest.mark.parametrize("name", list(methods))
+FILES = sorted(Path(inspect.getfile(forethought.methods)).parent.glob("*.py"))
+
+
+class Counted(TableVerifier):
+    """The table of the toy world, which counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.spent = ZERO
+
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        grade, cost = await super().grade(draft, problem, task, call)
+        self.spent += cost
+        return grade, cost
+
+
+@dataclass
+class Constant(TableVerifier):
+    """Gives every draft the same grade."""
+
+    given: Grade = field(default_factory=lambda: Grade(0.5))
+
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        return self.given, Cost(verifier_calls=1, verifier_tokens=1)
+
+
+def toy(seed: int = 0) -> ToyModel:
+    return ToyModel(Seeded(seed))
+
+
+async def population(spelling: str, by: By, seed: int = 0, budget: Budget | None = None) -> tuple[Population[Draft], Scope]:
+    at = Scope.root(Run(Seeded(seed)), budget)
+    return await methods.parse(spelling)(PROBLEM, by, at), at
+
+
+async def solved(spelling: str, by: By, budget: Budget, seed: int = 0) -> Solution:
+    return await solve_with(Parts(by, methods.parse(spelling), selections.parse("first"), budget), PROBLEM, seed)
+
+
+def read(pop: Population[Draft]) -> list[str]:
+    return [p.state.text for p in pop]
+
+
+# every method
+
+
+@every
+def test_says_what_it_is(name: str) -> None:
+    part = methods[name]
+    assert part.law in ("proper", "invariant", "greedy")
+    assert part.needs <= {"continue", "logprobs", "loglikelihood", "process"}
+    assert part.paper
+    text = inspect.getdoc(part) or ""
+    assert "Law: " + part.law in text
+    assert text.split("\n\n")[0].endswith(".")
+
+
+@every
+def test_is_found_again_by_its_spelling(name: str) -> None:
+    method = methods.parse(name)
+    assert methods.parse(repr(method)) == method
+    assert repr(methods.parse(repr(method))) == repr(method)
+    assert method.name == name
+
+
+@every
+@pytest.mark.parametrize("tokens", [0, 1])
+async def test_one_token_is_not_enough_but_no_harm(name: str, tokens: int) -> None:
+    by = By(toy(), ToyTask(), Counted())
+    found = await solved(name, by, Budget({"tokens": tokens}))
+    assert found.stopped == "budget"
+    assert found.cost.tokens <= tokens
+    assert found.answer in (None, ".")
+
+
+@every
+async def test_any_budget_is_kept_and_said(name: str) -> None:
+    whole = (await solved(name, By(toy(), ToyTask(), Counted()), Budget({"tokens": 10_000}))).cost.tokens
+    for tokens in range(0, min(whole, 40), 3):
+        found = await solved(name, By(toy(), ToyTask(), Counted()), Budget({"tokens": tokens}))
+        assert found.cost.tokens <= tokens
+        if tokens < whole:
+            assert found.stopped == "budget"
+
+
+@every
+async def test_the_ledger_is_the_count_of_the_model_and_the_verifier(name: str) -> None:
+    by = By(toy(), ToyTask(), Counted())
+    _, at = await population(name, by)
+    spent = at.account.spent
+    assert spent.calls > 0
+    entries = ("calls", "prompt_tokens", "cached_tokens", "new_tokens")
+    assert [amount(spent, e) for e in entries] == [amount(by.model.spent, e) for e in entries]  # type: ignore[attr-defined]
+    assert (spent.verifier_calls, spent.verifier_tokens) == by.verifier.spent[4:6]  # type: ignore[union-attr]
+
+
+@every
+async def test_the_same_seed_gives_the_same_drafts(name: str) -> None:
+    first, again = [(await population(name, By(toy(), ToyTask(), Counted()), seed=3))[0] for _ in range(2)]
+    assert [(p.state.text, p.logw) for p in first] == [(p.state.text, p.logw) for p in again]
+
+
+@every
+async def test_makes_drafts_of_the_model(name: str) -> None:
+    pop, _ = await population(name, By(toy(), ToyTask(), Counted()))
+    assert pop
+    assert all(p.state.finished and p.done for p in pop)
+    assert set(read(pop)) <= texts().keys()
+
+
+@every
+async def test_an_unreadable_verifier_stops_nothing(name: str) -> None:
+    pop, _ = await population(name, By(toy(), ToyTask(), Constant(UNKNOWN)))
+    assert all(p.state.finished for p in pop)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_method_is_a_short_program(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 110
+
+
+@pytest.mark.parametrize("spelling", [
+    "sample(n=0)", "sample(temperature=-1)", "beam(width=0)", "beam(expand=0)", "beam(temperature=-0.1)",
+    "particle-filter(n=0)", "particle-filter(ess=1.5)", "particle-filter(temper=0)", "particle-filter(temperature=-1)",
+    "particle-filter-published(n=0)", "particle-filter-published(temper=0.0)", "particle-filter-published(temperature=-1)",
+    "sample(temperature=1e999)", "beam(temperature=1e999)", "particle-filter(temper=1e999)",
+])  # fmt: skip
+def test_senseless_parameters_are_refused(spelling: str) -> None:
+    with pytest.raises(UsageError, match=spelling.partition("(")[0] + ": ") as caught:
+        methods.parse(spelling)
+    assert "\n" not in str(caught.value)
+
+
+# degenerate cases agree
+
+
+@pytest.mark.parametrize("spelling", [
+    "sample(n=1, temperature=0.0)", "beam(width=1, expand=1, temperature=0)", "beam(width=3, expand=2, temperature=0)",
+    "particle-filter(n=1, temperature=0)", "particle-filter-published(n=1, temperature=0)",
+])  # fmt: skip
+async def test_at_temperature_zero_all_are_greedy(spelling: str) -> None:
+    by = By(toy(), ToyTask(), Counted())
+    assert set(read((await population(spelling, by))[0])) == set(read((await population("greedy", by))[0])) == {"aa."}
+
+
+@pytest.mark.parametrize("grade", [Grade(0.5), UNKNOWN])
+async def test_indifferent_grades_never_resample(grade: Grade) -> None:
+    by = By(toy(), ToyTask(), Constant(grade))
+    pop, at = await population("particle-filter(n=16, ess=1.0)", by)
+    assert "resample" not in {event.kind for event in at.run.trace.events}  # type: ignore[attr-defined]
+    assert len({p.logw for p in pop}) == 1
+    drawn, _ = await population("particle-filter(n=16, ess=0.0)", By(toy(), ToyTask(), Counted()))
+    assert sorted(read(pop)) == sorted(read(drawn))
+
+
+async def test_a_grade_that_differs_does_resample() -> None:
+    _, at = await population("particle-filter(n=16, ess=1.0)", By(toy(), ToyTask(), Counted()))
+    assert "resample" in {event.kind for event in at.run.trace.events}  # type: ignore[attr-defined]
+
+
+async def test_one_sample_is_one_draft_of_weight_one() -> None:
+    (particle,), at = await population("sample(n=1)", By(toy(), ToyTask()))
+    assert (particle.logw, at.account.spent.calls) == (0.0, 1)
+
+
+async def test_the_first_samples_do_not_depend_on_how_many_are_drawn() -> None:
+    few, many = [(await population(f"sample(n={n})", By(toy(), ToyTask())))[0] for n in (4, 16)]
+    assert read(few) == read(many)[:4]
+
+
+async def test_samples_without_a_number_use_the_budget() -> None:
+    model = toy()
+    found = await solved("sample(n=None)", By(model, ToyTask()), Budget({"tokens": 100}))
+    assert found.stopped == "budget"
+    assert 97 < found.cost.new_tokens <= 100
+    assert found.cost.new_tokens == model.spent.new_tokens
+    assert sum(p.state.finished for p in found.population) >= 100 / 3 - 1
+
+
+async def test_samples_without_a_number_or_a_budget_are_refused() -> None:
+    model = toy()
+    for budget in (Budget(), Budget({"seconds": 1})):
+        with pytest.raises(UsageError, match="needs a budget in tokens or calls"):
+            await solved("sample(n=None)", By(model, ToyTask()), budget)
+    assert model.spent == ZERO
+
+
+async def test_grading_as_it_draws_pays_for_both_or_for_neither() -> None:
+    verifier = Counted()
+    found = await solved("sample(n=16)", By(toy(), ToyTask(), verifier, grade_drafts=True), Budget({"tokens": 24}))
+    finished = [p.state for p in found.population if p.state.finished]
+    assert finished
+    assert all("table" in draft.grades for draft in finished)
+    assert found.cost.verifier_calls == len(finished) == verifier.spent.verifier_calls
+
+
+async def test_a_beam_keeps_its_width_and_starts_as_wide_as_it_goes_on() -> None:
+    pop, at = await population("beam(width=2, expand=3)", By(toy(), ToyTask(), Counted()))
+    first = [e for e in at.run.trace.events if e.kind == "sample"][:6]  # type: ignore[attr-defined]
+    assert len(pop) == 2
+    assert {event.place[:-2] for event in first} == {first[0].place[:-2]}
+
+
+async def test_a_beam_of_one_that_expands_into_many_takes_the_best_step() -> None:
+    pop, _ = await population("beam(width=1, expand=64, temperature=1.0)", By(toy(), ToyTask(), Counted()))
+    assert read(pop) == ["bb."]
+
+
+async def test_a_long_step_goes_on_and_a_draft_ends_at_its_caps() -> None:
+    class Long(ToyModel):
+        async def extend(self, request: Request, call: Call) -> Completion:
+            cost = Cost(calls=1, new_tokens=request.max_tokens, critical_tokens=request.max_tokens)
+            return Completion("a" * request.max_tokens, "length", cost)
+
+    class Task10(ToyTask):
+        step_break, step_tokens, draft_tokens, max_steps = "\n", 4, 10, 5
+
+    pop, at = await population("beam(width=1, expand=1)", By(Long(Seeded(0)), Task10(), Counted()))
+    assert [len(step) for step in pop[0].state.steps] == [4, 4, 2]
+    assert pop[0].state.finish == "length"
+    assert at.account.spent.critical_tokens == 10
