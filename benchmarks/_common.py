@@ -20,6 +20,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 REPETITIONS = 7
+WIDTH = 120
 PACKAGES = ("forethought", "torch", "numpy", "anyio", "httpx2")
 
 
@@ -109,7 +110,7 @@ def options(doc: str, repetitions: int = REPETITIONS) -> argparse.ArgumentParser
 
 def report(name: str, measured: Sequence[Measured], before: Mapping[str, Any], path: Path | None) -> None:
     """Print the table and save it with `before`, the machine as it was when the measurement began."""
-    Console().print(table(name, measured))
+    Console(width=WIDTH).print(table(name, measured))
     path = path or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     saved = {"benchmark": name, "machine": before, "results": [m.as_json() for m in measured]}

@@ -66,7 +66,7 @@ def weights(model: Llama) -> list[Tensor]:
 @torch.inference_mode()
 def ceiling(model: Llama, branches: int) -> float:
     """Tokens a second if a step were nothing but its matrix products."""
-    pairs = [(torch.randn(branches, 1, m.shape[1]), m) for m in weights(model)]
+    pairs = [(torch.randn(branches, m.shape[1]), m) for m in weights(model)]
     start = time.perf_counter()
     for _ in range(TOKENS):
         for x, matrix in pairs:
@@ -76,7 +76,9 @@ def ceiling(model: Llama, branches: int) -> float:
 
 def main() -> None:
     parser = options(__doc__ or "")
-    parser.add_argument("--model", type=Path, default=folder("generator"), help="a model folder (default: the embedded)")
+    parser.add_argument(
+        "--model", type=Path, default=folder("generator"), help="a model folder (default: the embedded)"
+    )
     asked = parser.parse_args()
     before = machine() | {"threads": torch.get_num_threads()}
     local = Local(asked.model)

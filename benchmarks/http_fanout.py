@@ -16,22 +16,30 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
 from _common import Measured, interleaved, machine, options, ratios, report
 
 import forethought
+from forethought.core.draft import ROOT
+from forethought.core.problem import Problem
 from forethought.core.scope import Seeded
-from forethought.methods import By
+from forethought.methods.by import Extend
 from forethought.models.openai import OpenAI
 from forethought.models.openai_wire import AT_ONCE, IDLE
 from forethought.tasks.text import Text
 
 N, WAIT = 64, 0.05
 HERE = Path(__file__).parent
-PROBLEM = "What is 6 times 7?"
-OURS, BARE, HUB, HUB_DEFAULT = "forethought", "bare httpx2", "its-hub, all at once", "its-hub, its default of 32 at once"
+QUESTION = "What is 6 times 7?"
+OURS, BARE, HUB, HUB_DEFAULT = (
+    "forethought",
+    "bare httpx2",
+    "its-hub, all at once",
+    "its-hub, its default of 32 at once",
+)
 ITS_HUB = {HUB: -1, HUB_DEFAULT: 32}
 
 
@@ -58,15 +66,15 @@ def asked(process: subprocess.Popen[str]) -> float:
 async def sample(model: OpenAI) -> None:
     """The whole of a solve: 64 drafts, and a vote."""
     solution = await forethought.solve(
-        forethought.Problem(PROBLEM), task="text", model=model, method=f"sample(n={N})", budget="tokens=1000000"
+        Problem(QUESTION), task="text", model=model, method=f"sample(n={N})", budget="tokens=1000000"
     )
     assert len(solution.population) == N
 
 
-def bodies(model: OpenAI) -> list[dict[str, object]]:
+def bodies(model: OpenAI) -> list[dict[str, Any]]:
     """The same requests, seeds aside."""
-    kernel = By(model, Text()).draft(forethought.Problem(PROBLEM), 0.8)
-    request = kernel.request(forethought.core.draft.ROOT)
+    task = Text()
+    request = Extend(model, task, task.prompt(Problem(QUESTION)), 0.8).request(ROOT)
     assert model.dialect
     return [model.dialect.body(model.model, request, Seeded(0).seed((i,))) for i in range(N)]
 
@@ -78,7 +86,7 @@ async def bare(client: httpx2.AsyncClient, url: str, model: OpenAI) -> None:
             tasks.start_soon(partial(client.post, url, json=body))
 
 
-def timed(runner: asyncio.Runner, work: Callable[[], Awaitable[None]]) -> float:
+def timed(runner: asyncio.Runner, work: Callable[[], Awaitable[object]]) -> float:
     """Seconds, in an event loop that lives on, so that connections stay open."""
 
     async def run() -> float:
@@ -98,9 +106,12 @@ def measure(url: str, its_hub: str | None, repetitions: int) -> dict[str, list[f
         client = httpx2.AsyncClient(limits=limits, timeout=30, verify=False)
         runner.run(model.prepare())
         post = partial(bare, client, f"{url}/chat/completions", model)
-        cases = {OURS: partial(timed, runner, partial(sample, model)), BARE: partial(timed, runner, post)}
+        cases: dict[str, Callable[[], float]] = {
+            OURS: partial(timed, runner, partial(sample, model)),
+            BARE: partial(timed, runner, post),
+        }
         for name, at_once in ITS_HUB.items() if its_hub else ():
-            peer = stack.enter_context(child(str(its_hub), str(HERE / "_its_hub.py"), url, str(N), str(at_once)))
+            peer = stack.enter_context(child(its_hub or "", str(HERE / "_its_hub.py"), url, str(N), str(at_once)))
             cases[name] = partial(asked, peer)
         times = interleaved(cases, repetitions)
         runner.run(model.aclose())

@@ -15,7 +15,11 @@ from functools import partial
 from _common import Measured, interleaved, machine, options, report
 
 BARE = "bare interpreter"
-CASES = {BARE: "pass", "import forethought": "import forethought", "forethought.solve": "import forethought as f; f.solve"}
+CASES = {
+    BARE: "pass",
+    "import forethought": "import forethought",
+    "forethought.solve": "import forethought as f; f.solve",
+}
 TARGET = 150.0  # milliseconds
 HEAVY = ("torch", "transformers")
 

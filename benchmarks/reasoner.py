@@ -138,7 +138,10 @@ def reward(task: GeneratedTask, difficulty: int, count: int) -> dict[str, Any]:
     pairs = anyio.run(graded, task, problems, anyio.run(drafts, task, problems, 1, 1.0))
     scores, labels = np.array([s for s, _ in pairs]), np.array([r for _, r in pairs])
     bins = np.clip((scores * 10).astype(int), 0, 9)
-    rows = [(int((bins == b).sum()), float(scores[bins == b].mean()), float(labels[bins == b].mean())) for b in set(bins.tolist())]
+    rows = [
+        (int((bins == b).sum()), float(scores[bins == b].mean()), float(labels[bins == b].mean()))
+        for b in set(bins.tolist())
+    ]
     error = sum(n * abs(said - true) for n, said, true in rows) / len(scores)
     return {
         "steps": len(scores),
@@ -154,9 +157,10 @@ def measure(count: int) -> dict[str, Any]:
     for name, task in GENERATED.items():
         found["greedy"][name] = greedy(task, count)
         at = found["middle"][name] = middle(found["greedy"][name]) or task.middle
-        found["votes"][name] = votes(task, at, count)
         found["reward"][name] = reward(task, at, count)
-        sys.stderr.write(f"{name}, middle {at}: {found['votes'][name]}, auc {found['reward'][name]['auc']:.3f}\n")
+        sys.stderr.write(f"{name}, middle {at}: auc {found['reward'][name]['auc']:.3f}\n")
+    found["votes"]["chain"] = votes(GENERATED["chain"], found["middle"]["chain"], count)
+    sys.stderr.write(f"{found['votes']}\n")
     found["pass@k"]["countdown"] = coverage(GENERATED["countdown"], found["middle"]["countdown"], count)
     sys.stderr.write(f"pass@k: {found['pass@k']}\n")
     return found
@@ -172,12 +176,21 @@ def page(found: dict[str, Any]) -> str:
     levels = sorted({int(d) for rows in found["greedy"].values() for d in rows})
     percent = lambda rows, d, key: f"{rows[d][key]:.1%}" if d in rows and key in rows[d] else ""  # noqa: E731
     accuracy = [
-        [str(d), *(percent(found["greedy"][t], d, "accuracy") for t in found["greedy"]), percent(found["greedy"]["procedure"], d, "prefix_match")]
+        [
+            str(d),
+            *(percent(found["greedy"][t], d, "accuracy") for t in found["greedy"]),
+            percent(found["greedy"]["procedure"], d, "prefix_match"),
+        ]
         for d in levels
     ]
     middles = [[t, str(found["middle"][t]), *(f"{v:.1%}" for v in found["votes"][t].values())] for t in found["votes"]]
-    rewards = [[t, str(found["middle"][t]), str(r["steps"]), f"{r['auc']:.3f}", f"{r['ece']:.3f}", f"{r['brier']:.3f}"] for t, r in found["reward"].items()]
-    bins = [[t, str(n), f"{said:.2f}", f"{true:.2f}"] for t, r in found["reward"].items() for n, said, true in r["bins"]]
+    rewards = [
+        [t, str(found["middle"][t]), str(r["steps"]), f"{r['auc']:.3f}", f"{r['ece']:.3f}", f"{r['brier']:.3f}"]
+        for t, r in found["reward"].items()
+    ]
+    bins = [
+        [t, str(n), f"{said:.2f}", f"{true:.2f}"] for t, r in found["reward"].items() for n, said, true in r["bins"]
+    ]
     cover = found["pass@k"]["countdown"]
     return "\n".join(
         [

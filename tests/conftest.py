@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("forethought", deadline=None)  # a busy machine is no failure
+settings.load_profile("forethought")
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -54,7 +54,9 @@ def toy(seed: int = 0) -> ToyModel:
     return ToyModel(Seeded(seed))
 
 
-async def population(spelling: str, by: By, seed: int = 0, budget: Budget | None = None) -> tuple[Population[Draft], Scope]:
+async def population(
+    spelling: str, by: By, seed: int = 0, budget: Budget | None = None
+) -> tuple[Population[Draft], Scope]:
     at = Scope.root(Run(Seeded(seed)), budget)
     return await methods.parse(spelling)(PROBLEM, by, at), at
 

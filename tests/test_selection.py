@@ -110,7 +110,12 @@ async def test_the_dead_do_not_vote(name: str) -> None:
 
 @every
 async def test_unfinished_drafts_never_vote(name: str) -> None:
-    drafts = [draft("a", 0.9, finish="length"), draft("a", 0.9, finish=None), draft("b", 0.1), draft("a", 0.9, finish="length")]
+    drafts = [
+        draft("a", 0.9, finish="length"),
+        draft("a", 0.9, finish=None),
+        draft("b", 0.1),
+        draft("a", 0.9, finish="length"),
+    ]
     assert [r.answer for r in (await verdict(name, pop(*drafts))).ranked] == ["b"]
 
 
@@ -124,7 +129,12 @@ def test_says_what_it_is(name: str) -> None:
 
 
 @every
-@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c", "?"]), st.sampled_from([0.0, 0.3, 1.0, None]), st.sampled_from([0, 0.5, 2])), max_size=6))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc?"), st.sampled_from([0.0, 0.3, 1.0, None]), st.sampled_from([0, 0.5, 2])),
+        max_size=6,
+    )
+)
 @settings(deadline=None, max_examples=60)
 def test_probabilities_and_abstention_sum_to_one(name: str, rows: list[tuple[str, float | None, float]]) -> None:
     drafts = [draft(f"{text}{i}", grade) for i, (text, grade, _) in enumerate(rows)]
@@ -259,13 +269,17 @@ async def test_best_ranks_the_unknown_below_all() -> None:
 
 async def test_what_is_ungraded_is_graded_once() -> None:
     verifier, at = Given({"a": 0.2, "b": 0.9}), place()
-    found = await verdict("best", pop(draft("a"), draft("b"), draft("c", 0.5), draft("d", finish="length")), verifier, at)
+    found = await verdict(
+        "best", pop(draft("a"), draft("b"), draft("c", 0.5), draft("d", finish="length")), verifier, at
+    )
     assert found.answer == "b"
     assert sorted(verifier.asked) == ["a", "b"]
     assert at.account.spent == Cost(verifier_calls=2, verifier_tokens=20, seconds=at.account.spent.seconds)
 
 
-@pytest.mark.parametrize(("tokens", "answer", "calls"), [(0, None, 0), (9, None, 0), (10, "a", 1), (25, "b", 2), (30, "c", 3)])
+@pytest.mark.parametrize(
+    ("tokens", "answer", "calls"), [(0, None, 0), (9, None, 0), (10, "a", 1), (25, "b", 2), (30, "c", 3)]
+)
 async def test_a_budget_that_ends_while_grading(tokens: int, answer: str | None, calls: int) -> None:
     verifier, at = Given({"a": 0.2, "b": 0.5, "c": 0.9}), place(Budget({"tokens": tokens}))
     found = await verdict("weighted", pop(draft("a"), draft("b"), draft("c")), verifier, at)
@@ -334,5 +348,3 @@ async def test_equal_answers_get_equal_noise_where_it_is_by_answer() -> None:
 def test_error_rates_are_shares() -> None:
     with pytest.raises(UsageError, match="between 0 and 1, not 2"):
         verifiers.parse("noisy(false_positive=2)")
-
-

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import anyio
 
-from forethought.assembly import assemble, text_problem
+from forethought.assembly import assemble, check_form, text_problem
 from forethought.core.budget import Budget
 from forethought.core.problem import Problem
 from forethought.core.store import RunStore
@@ -45,6 +45,7 @@ async def solve(
     else:
         named = task or problem.name.partition("/")[0] or "text"
         kind, asked = (task_named(named) if isinstance(named, str) else named), problem
+        check_form(kind, problem.text)
     parts = assemble(kind, model, method, verifier, select, budget)
     return await solve_with(parts, asked, seed, RunStore(Path(store)) if store else None)
 

@@ -44,11 +44,16 @@ def text_problem(text: str, task: str | Task | None, reference: str | None = Non
     kind = task_named(task) if isinstance(task, str) else task
     if kind.name not in GENERATED:
         return kind, Problem(text, reference)
-    generated = GENERATED[kind.name]
-    if not generated.reads(as_task):
-        example = generated.problem(generated.middle, 0).text.strip().replace("\n", "\\n")
-        raise UsageError(f"this is no {kind.name} problem; they look like: {example}")
+    check_form(kind, as_task)
     return kind, Problem(as_task, reference)
+
+
+def check_form(task: Task, text: str) -> None:
+    """Refuse a text that is no problem of its generated task."""
+    generated = GENERATED.get(task.name)
+    if generated is not None and not generated.reads(text):
+        example = generated.problem(generated.middle, 0).text.strip().replace("\n", "\\n")
+        raise UsageError(f"this is no {task.name} problem; they look like: {example}")
 
 
 def generated_problem(task: str, difficulty: int | None, index: int) -> tuple[Task, Problem]:

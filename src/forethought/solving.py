@@ -60,7 +60,7 @@ class Solution:
     cost: Cost
     stopped: Literal["done", "budget"]
     verdict: Verdict
-    population: Population[Draft]
+    population: Population[Draft] = field(repr=False)
     seed: int
     spec: Mapping[str, Any]
     oracle: bool = False
@@ -151,7 +151,7 @@ async def prepare(model: Model) -> None:
 class Made:
     """A population, the place in which it was made, and whether the budget ended it."""
 
-    population: Population[Draft]
+    population: Population[Draft] = field(repr=False)
     at: Scope
     stopped: Literal["done", "budget"]
 

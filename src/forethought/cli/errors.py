@@ -13,7 +13,7 @@ USAGE, FAILED, NO_ANSWER, INTERRUPTED = 2, 1, 3, 130
 
 
 def end(code: int, line: str) -> NoReturn:
-    sys.stderr.write(f"forethought: {line}\n")
+    sys.stderr.write(f"forethought: {' '.join(line.splitlines())}\n")
     raise SystemExit(code)
 
 

@@ -13,6 +13,7 @@ import anyio
 
 from forethought.assembly import assemble
 from forethought.cli import show
+from forethought.cli.errors import NO_ANSWER
 from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.core.store import RunRow, RunStore
@@ -79,3 +80,5 @@ def resume_run(file: Path, run: int, json_: bool) -> None:
         sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
     else:
         show.console.print(show.solution(found))
+    if found.answer is None:
+        raise SystemExit(NO_ANSWER)

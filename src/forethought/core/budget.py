@@ -107,13 +107,12 @@ class Account:
         return True
 
     def _has_room(self, need: Cost) -> bool:
+        limits = self._limits
         if self._grant is not None:
-            after = self.spent + self.held + need
-            return all(amount(after, name) <= amount(self._grant, name) for name in self._names)
-        if not self._limits:
-            return True
-        after = self.spent + self.held + need
-        return all(amount(after, name) <= limit for name, limit in self._limits)
+            limits = tuple((name, amount(self._grant, name)) for name in self._names)
+        return all(
+            amount(self.spent, name) + amount(self.held, name) + amount(need, name) <= limit for name, limit in limits
+        )
 
     def reserve(self, need: Cost) -> None:
         """Hold `need`, which the caller has seen to fit. End it with `charge(cost, need)`."""
@@ -123,7 +122,8 @@ class Account:
     def _hold(self, need: Cost) -> None:
         account: Account | None = self
         while account is not None:
-            account.held += need
+            if account._limits or account._grant is not None:  # no one looks at what others hold
+                account.held += need
             account = None if account._grant is not None else account._parent
 
     def charge(self, cost: Cost, reserved: Cost = ZERO) -> None:
@@ -135,7 +135,7 @@ class Account:
         prepaid = False
         while account is not None:
             account.spent += cost
-            if prepaid:
+            if prepaid and (account._limits or account._grant is not None):
                 account.held -= cost
             prepaid = prepaid or account._grant is not None
             account = account._parent

@@ -36,7 +36,7 @@ async def bought(
     if earlier is not None:
         return _replay(at, earlier, key, decode)
     failed = at.run.trace.recorded(call.place, f"{kind} failed")
-    if failed is not None:
+    if failed is not None and at.run.failures == "drop":  # else it ended that life of the run, and is tried again
         _recharge(at, failed)
         raise ModelError(failed.data["error"])
     if at.over is not None:

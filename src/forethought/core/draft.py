@@ -39,7 +39,7 @@ class Draft:
     `eq` is identity: two samples that read the same are still two samples.
     """
 
-    parent: Draft | None = None
+    parent: Draft | None = field(default=None, repr=False)
     new: str = ""
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
@@ -58,6 +58,8 @@ class Draft:
     @property
     def text(self) -> str:
         """The whole text, from the root to here."""
+        if self.parent is None or self.parent.parent is None:
+            return self.new if self.parent is None else self.parent.new + self.new
         return "".join(reversed([d.new for d in self.lineage()]))
 
     @property

@@ -83,11 +83,16 @@ def call_of(text: str, kind: str) -> tuple[str, Mapping[str, Any]]:
         return name.strip(), {}
     try:
         tree = ast.parse(f"f({rest}", mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
-    if not isinstance(tree, ast.Call) or tree.args or any(k.arg is None for k in tree.keywords):
+    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args or not distinct(tree.keywords):
         raise UsageError(f"cannot read the {kind} '{text}': write it as name(parameter=value, ...)")
     return name.strip(), {str(k.arg): literal(k.value, text) for k in tree.keywords}
+
+
+def distinct(keywords: list[ast.keyword]) -> bool:
+    """Whether all have names, each its own."""
+    return len({k.arg for k in keywords} - {None}) == len(keywords)
 
 
 def literal(node: ast.expr, text: str) -> Any:
@@ -95,7 +100,7 @@ def literal(node: ast.expr, text: str) -> Any:
         return node.id
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError, MemoryError):
         raise UsageError(f"cannot read '{ast.unparse(node)}' in '{text}': values are numbers, words or None") from None
 
 

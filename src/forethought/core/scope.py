@@ -162,8 +162,10 @@ class Scope:
         self.kept = population
 
     def note(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Record a decision of an operator."""
-        self.run.trace.note(Event(self.next(), kind, self.run.clock.now(), ZERO, data))
+        """Record a decision of an operator, unless an earlier life of the run has."""
+        place = self.next()
+        if self.run.trace.recorded(place, kind) is None:
+            self.run.trace.note(Event(place, kind, self.run.clock.now(), ZERO, data))
 
     def cost(self) -> Cost:
         """What was spent at this place and below. Seconds are the run's clock."""
@@ -173,8 +175,10 @@ class Scope:
     def timed(self, until: float | None = None) -> Iterator[anyio.CancelScope]:
         """Cancel what runs inside when the clock shows `until` (default: the end of the run)."""
         clock, before = self.run.clock, self.over
-        self.over = self.run.trace.recorded(self.path, "over") or before
-        with anyio.move_on_after((self.run.seconds if until is None else until) - clock.now()) as cancel:
+        earlier = self.run.trace.recorded(self.path, "over")
+        self.over = earlier or before
+        until = earlier.start if earlier else self.run.seconds if until is None else until
+        with anyio.move_on_after(until - clock.now()) as cancel:
             clock.deadlines.add(cancel)
             try:
                 yield cancel

@@ -87,16 +87,27 @@ class Batch:
             self._remove(row)
 
     def _admit(self) -> bool:
-        """Prefill newcomers with distinct texts in one pass; equal ones wait for the next, where the tree knows them."""
-        newcomers: dict[tuple[int, ...], Row] = {}
+        """Prefill newcomers in one pass, except those that share more than the tree knows: they wait for the next.
+
+        So nothing is computed twice, and what all of them cost together does not depend on who met whom.
+        """
+        newcomers: list[Row] = []
+        begun: set[tuple[int, ...]] = set()  # what the tree is going to know after this pass
         later: deque[Row] = deque()
         while self.waiting and len(self.live) + len(newcomers) < self._max_rows:
             row = self.waiting.popleft()
-            if not row.cancelled:
-                (later.append(row) if row.ids in newcomers else newcomers.setdefault(row.ids, row))
+            if row.cancelled:
+                continue
+            known = self.tree.match(row.ids)[0]
+            unknown = row.ids[: known + 1]
+            if known < len(row.ids) - 1 and unknown in begun:
+                later.append(row)
+                continue
+            begun.add(unknown)
+            newcomers.append(row)
         self.waiting.extendleft(reversed(later))
         if newcomers:
-            self._prefill(list(newcomers.values()))
+            self._prefill(newcomers)
         return bool(newcomers)
 
     def _prefill(self, newcomers: list[Row]) -> None:
@@ -142,7 +153,7 @@ class Batch:
             row.outputs += (logits[:, 1] - logits[:, 0]).sigmoid().tolist()
         elif row.graded_from is not None:
             logits = project(self.model, hidden[row.graded_from - 1 - start : -1])
-            asked = torch.tensor(row.ids[row.graded_from :])
+            asked = torch.tensor(row.ids[row.graded_from :], dtype=torch.long)
             row.logprobs = logits.log_softmax(-1).gather(1, asked[:, None]).squeeze(1).tolist()
 
     def _remember(self, row: Row, slot: int, start: int) -> None:

@@ -110,5 +110,9 @@ class Engine:
             self._driven = False
 
     def _hand_over(self) -> None:
-        if not self._driven and self._waiters:
+        if self._driven:
+            return
+        if self._waiters:
             self._waiters[0].wake.set()
+        else:
+            self.batch.clear()  # only the cancelled are left

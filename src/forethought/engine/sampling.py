@@ -29,7 +29,7 @@ def choose(logits: Tensor, how: list[Sampling], uniforms: Tensor) -> Tensor:
         return greedy
     probs = (logits / temperatures.clamp_min(1e-6)[:, None]).softmax(-1)
     if any(h.min_p > 0 for h in how):
-        floor = torch.tensor([h.min_p for h in how])[:, None] * probs.amax(-1, keepdim=True)
+        floor = torch.tensor([min(h.min_p, 1.0) for h in how])[:, None] * probs.amax(-1, keepdim=True)
         probs = probs.masked_fill(probs < floor, 0.0)
     if any(h.top_p < 1 for h in how):
         probs = nucleus(probs, torch.tensor([h.top_p for h in how]))
@@ -40,8 +40,8 @@ def choose(logits: Tensor, how: list[Sampling], uniforms: Tensor) -> Tensor:
 
 
 def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
-    """Keep the fewest tokens whose mass reaches top_p (Holtzman et al. 2019, arXiv:1904.09751)."""
+    """Keep the fewest tokens whose mass reaches top_p, at least one (Holtzman et al. 2019, arXiv:1904.09751)."""
     ordered, order = probs.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
-    kept = ordered.masked_fill(before >= top_p[:, None] * probs.sum(-1, keepdim=True), 0.0)
+    kept = ordered.masked_fill(before >= (top_p[:, None] * probs.sum(-1, keepdim=True)).clamp_min(1e-12), 0.0)
     return torch.zeros_like(probs).scatter(-1, order, kept)

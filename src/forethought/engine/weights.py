@@ -18,12 +18,22 @@ KNOWN = ("LlamaForCausalLM", "LlamaForTokenClassification", "MistralForCausalLM"
 
 def load(path: Path) -> Llama:
     """Read a model into fp32. Raises UsageError, in one line, for a path that holds no model of the family."""
-    if path.suffix == ".gguf":
-        return _from_gguf(path)
+    try:
+        return _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
+    except UsageError:
+        raise
+    except KeyError as error:
+        raise UsageError(f"{path} cannot be loaded: it has no {error}") from None
+    except Exception as error:  # noqa: BLE001 - the readers of files raise what they like
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from None
+
+
+def _from_folder(path: Path) -> Llama:
     config = read_config(path)
-    names = config.get("architectures") or ["an unnamed architecture"]
-    if names[0] not in KNOWN:
-        raise UsageError(f"{path} is a {names[0]}; the local engine runs {', '.join(KNOWN)}")
+    name = (config.get("architectures") or ["model of no named architecture"])[0]
+    if name not in KNOWN:
+        raise UsageError(f"{path} is a {name}; the local engine runs {', '.join(KNOWN)}")
     return build(config, _safetensors(path))
 
 
@@ -55,8 +65,10 @@ def _from_gguf(path: Path) -> Llama:
 
 def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:
     """A model from its configuration and its tensors by their Hugging Face names."""
+    _check(config, tensors)
     embedding = tensors["model.embed_tokens.weight"]
-    head = tensors.get("score.weight", tensors.get("lm_head.weight", embedding))
+    tied = embedding if config.get("tie_word_embeddings") else None
+    head = next(t for t in (tensors.get("score.weight"), tensors.get("lm_head.weight"), tied) if t is not None)
     layers = tuple(_layer(tensors, f"model.layers.{i}.") for i in range(config["num_hidden_layers"]))
     parameters = sum(t.numel() for name, t in tensors.items() if name != "lm_head.weight" or t is not embedding)
     eos = config.get("eos_token_id")
@@ -69,6 +81,16 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:
         tensors.get("score.bias"),
         frozenset([eos] if isinstance(eos, int) else eos or []),
     )
+
+
+def _check(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what the forward pass does not do, rather than leave it out."""
+    if any(name.endswith(".bias") and name != "score.bias" for name in tensors):
+        raise UsageError("the local engine does not run models with biases in their layers yet")
+    if (activation := config.get("hidden_act", "silu")) != "silu":
+        raise UsageError(f"the local engine does not run models with the activation '{activation}' yet")
+    if not config.get("tie_word_embeddings") and not {"score.weight", "lm_head.weight"} & set(tensors):
+        raise KeyError("lm_head.weight")
 
 
 def _shape(config: Mapping[str, Any], parameters: int) -> Shape:
@@ -98,9 +120,6 @@ def _scaled_rope(config: Mapping[str, Any], kind: str) -> tuple[Tensor, float]:
 
 
 def _layer(tensors: Mapping[str, Tensor], prefix: str) -> Layer:
-    if f"{prefix}self_attn.q_proj.bias" in tensors:
-        raise UsageError("the local engine does not run models with attention biases yet")
-
     def weight(name: str) -> Tensor:
         return tensors[f"{prefix}{name}.weight"]
 

@@ -42,7 +42,7 @@ class Sample:
         draft = by.draft(problem, self.temperature)
         if self.n is not None:
             return await each(branch([Particle(ROOT)], [self.n]), draft, at)
-        if not at.account.limited:
+        if at.account.fits(draft.bound(Particle(ROOT)).times(10**12)):
             raise UsageError("sample(n=None) draws until the budget is used, so it needs a budget in tokens or calls")
         drawn: list[Particle[Draft]] = []
         while True:  # until `each` raises BudgetEnded, having kept all that was drawn

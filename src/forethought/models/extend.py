@@ -49,9 +49,10 @@ def fitting(model: Model, request: Request, at: Scope) -> tuple[Request, Cost]:
 
 def digest(request: Request) -> str:
     """A short name of what was asked, to notice that a record belongs to another program."""
-    asked = (request.messages, request.draft.text, request.max_tokens, request.stop, request.temperature)
-    more = (request.top_p, request.min_p, request.logprobs, request.forced)
-    return blake2b(repr((asked, more)).encode(), digest_size=6).hexdigest()
+    said = [part for m in request.messages for part in (m["role"], m["content"])]
+    how = f"{request.max_tokens} {request.temperature} {request.top_p} {request.min_p} {request.logprobs} {request.forced}"
+    asked = "\0".join([*said, request.draft.text, *request.stop, how])
+    return blake2b(asked.encode(), digest_size=6).hexdigest()
 
 
 def to_json(completion: Completion) -> Data:

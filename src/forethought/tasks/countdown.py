@@ -148,7 +148,8 @@ class Countdown:
     def correct(self, answer: str, problem: Problem) -> bool | None:
         """Any expression that uses each given number once and has the target's value."""
         numbers, target = self._asked(problem)
-        return sorted(re.findall(r"\d+", answer)) == sorted(map(str, numbers)) and value_of(answer) == target
+        used = re.findall(r"\d+", answer)
+        return sorted(used) == sorted(map(str, numbers)) and value_of(answer) == target
 
     def solution(self, problem: Problem) -> str:
         numbers, target = self._asked(problem)

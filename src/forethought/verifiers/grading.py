@@ -59,7 +59,7 @@ async def grade_all(
     opened = [Particle(p.state, p.logw, done=key in p.state.grades) for p in pop]
     try:
         graded: Sequence[Particle[Draft]] = await each(opened, Grading(verifier, problem, task), at, failures="fail")
-    except BudgetEnded:
+    except BaseException:  # also when a deadline cancels it
         at.keep(closed(pop, at.kept or pop))
         raise
     return closed(pop, graded)

@@ -1,0 +1,473 @@
+"""The command line: shapes of its JSON, exit codes, one clear line for every mistake, and nothing lost on Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from forethought.cli.app import app
+from forethought.core.cost import Cost
+from forethought.core.errors import ModelError
+from forethought.models.local import Local
+from forethought.models.names import model_named
+from forethought.verifiers.process import reward_model
+from tests import tiny
+from tests.servers import Endpoint, other_server, web_page
+
+SOLUTION = {
+    "answer", "text", "confidence", "cost", "stopped", "ranked", "seed", "model", "task", "method", "selection", "verifier",
+    "budget", "oracle", "notes", "run",
+}  # fmt: skip
+ROW = {
+    "method", "selection", "verifier", "oracle", "task", "difficulty", "accuracy", "low", "high", "problems", "failures",
+    "wall_seconds", "mean", "total",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    tiny.guesser(folder / "generator")
+    tiny.classifier(folder / "reward")
+    return {name: folder / name for name in ("generator", "reward")}
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state folder of its own, and tiny models in the place of the embedded ones."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("FORETHOUGHT_MODEL", raising=False)
+    monkeypatch.setattr("forethought.reasoner.loader.folder", models.__getitem__)
+    monkeypatch.setattr("forethought.verifiers.process.folder", models.__getitem__)
+    cold()
+
+
+def cold() -> None:
+    """Forget what models have read, as a new process would."""
+    model_named.cache_clear()
+    reward_model.cache_clear()
+
+
+def forethought(*words: object) -> Result:
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
+    return found
+
+
+def told(*words: object, code: int = 0) -> Any:
+    """What a command prints as JSON."""
+    found = forethought(*words, "--json")
+    assert (found.exit_code, found.stderr.splitlines()[-3:] if code == 0 and found.exit_code else []) == (code, [])
+    return json.loads(found.stdout)
+
+
+def solved(tmp_path: Path, *words: object, store: str = "runs.sqlite", code: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = told("solve", *words, "--store", tmp_path / store, code=code)
+    return found
+
+
+def timeless(found: dict[str, Any], digits: int = 4) -> Any:
+    """A solution without its seconds. Grades keep four digits: matrix products of other batches differ in the last bits."""
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: rounded(entry) for name, entry in value.items() if name != "seconds"}
+        if isinstance(value, list):
+            return [rounded(entry) for entry in value]
+        return pytest.approx(value, rel=10.0**-digits) if isinstance(value, float) else value
+
+    return rounded(found)
+
+
+def no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the model was asked again")
+
+    monkeypatch.setattr(Local, "extend", refuse)
+
+
+# catalogues
+
+
+@pytest.mark.parametrize(("command", "keys", "names"), [
+    ("methods", {"law", "needs", "parameters", "paper", "summary"}, {"greedy", "sample", "beam", "particle-filter"}),
+    ("selections", {"needs", "parameters", "paper", "summary"}, {"first", "majority", "weighted", "best"}),
+    ("verifiers", {"process", "oracle", "parameters", "summary"}, {"exact", "noisy", "process"}),
+    ("tasks", {"difficulties", "middle", "checkable", "summary"}, {"chain", "countdown", "procedure", "text"}),
+    ("models", {"ready", "summary"}, {"reasoner", "smollm2", "local:PATH", "openai:MODEL@URL"}),
+])  # fmt: skip
+def test_what_there_is(command: str, keys: set[str], names: set[str]) -> None:
+    rows = told(command)
+    assert names <= {row["name"] for row in rows}
+    assert all(keys | {"name"} <= row.keys() and row["summary"] for row in rows)
+    shown = forethought(command)
+    assert shown.exit_code == 0
+    assert all(name in shown.stdout for name in names)
+
+
+def test_help_names_every_command() -> None:
+    shown = forethought("--help").stdout
+    assert all(command in shown for command in ("solve", "bench", "demo", "pull", "runs", "methods", "models"))
+
+
+# mistakes
+
+
+def one_line(found: Result, *parts: str) -> None:
+    assert found.exit_code == 2, (found.exit_code, found.stderr, found.stdout)
+    (line,) = found.stderr.splitlines()
+    assert line.startswith("forethought: ")
+    assert "Traceback" not in line
+    assert found.stdout == ""
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(("words", "part"), [
+    (("--task", "chain", "--method", "besm"), "no method 'besm'; did you mean 'beam'"),
+    (("--task", "chain", "--method", "nothing-like-it"), "there are beam, greedy"),
+    (("--task", "chain", "--select", "majorty"), "no selection 'majorty'; did you mean 'majority'"),
+    (("--task", "chain", "--verifier", "proces"), "no verifier 'proces'; did you mean 'process'"),
+    (("--task", "chian"), "task 'chian'; did you mean 'chain'"),
+    (("hello", "--task", "chian"), "task 'chian'; did you mean 'chain'"),
+    (("--task", "chain", "--model", "reasonr"), "no model 'reasonr'; did you mean 'reasoner'"),
+    (("--task", "chain", "--model", "openai:gpt"), "openai:"),
+    (("--task", "chain", "--model", "openai:gpt@nowhere"), "nowhere"),
+    (("--task", "chain", "--model", "local:"), "no model 'local:'"),
+    (("--task", "chain", "--method", "sample(m=3)"), "no parameter of sample 'm'"),
+    (("--task", "chain", "--method", "sample(n=0)"), "n must be at least 1, not 0"),
+    (("--task", "chain", "--method", "sample(n=many)"), "n='many' is not a whole number or None"),
+    (("--task", "chain", "--method", "sample(n=2.5)"), "n=2.5 is not a whole number or None"),
+    (("--task", "chain", "--method", "sample(16)"), "write it as name(parameter=value, ...)"),
+    (("--task", "chain", "--method", "sample(n=16"), "write it as name(parameter=value, ...)"),
+    (("--task", "chain", "--method", ""), "no method ''"),
+    (("--task", "chain", "--select", "weighted(steps=best)"), "one of last, min, mean, product"),
+    (("--task", "chain", "--budget", "many"), "cannot read the budget 'many'"),
+    (("--task", "chain", "--budget", "tokens=many"), "cannot read the budget 'tokens=many'"),
+    (("--task", "chain", "--budget", "token=5"), "no entry 'token'"),
+    (("--task", "chain", "--budget", "tokens=-5"), "at least 0, not -5"),
+    (("--task", "chain", "--method", "sample(n=None)", "--budget", "seconds=5"), "needs a budget in tokens or calls"),
+    (("--task", "chain", "--model", "local:/not/there"), "/not/there is not there"),
+    (("--task", "chain", "--difficulty", "99"), "chain has difficulties 1 to 20, not 99"),
+    (("--task", "chain", "--problem", "-1"), "no problem -1"),
+    (("--task", "text"), "no generated task 'text'"),
+    (("hello", "--problem", "3"), "not both"),
+    (("hello", "--difficulty", "3"), "not both"),
+    ((), "there is no problem"),
+    (("  ",), "the problem is empty"),
+    (("hello",), "the embedded reasoner solves only the tasks chain, countdown, procedure"),
+    (("hello", "--task", "chain"), "this is no chain problem; they look like: chain "),
+    (("--task", "chain", "--select", "best", "--model", "smollm2"), "forethought pull smollm2"),
+])  # fmt: skip
+def test_a_mistake_is_one_line(words: tuple[str, ...], part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forethought.models.pull.path", lambda: None)
+    found = forethought("solve", *words)
+    one_line(found, part)
+
+
+def test_a_text_needs_a_verifier_where_a_method_or_selection_does(models: dict[str, Path]) -> None:
+    model = f"local:{models['generator']}"
+    beam = forethought("solve", "hi", "--model", model, "--method", "beam")
+    one_line(beam, "needs a verifier that grades steps", "none was given")
+    one_line(forethought("solve", "hi", "--model", model, "--select", "best"), "add --verifier")
+    exact = forethought("solve", "hi", "--model", model, "--method", "beam", "--verifier", "exact")
+    one_line(exact, "exact grades whole drafts only")
+
+
+def test_a_server_that_refuses() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    one_line(forethought("solve", "hi", "--model", f"openai:m@http://127.0.0.1:{port}/v1"), str(port))
+
+
+def test_a_server_that_is_something_else() -> None:
+    with other_server(web_page) as url:
+        one_line(forethought("solve", "hi", "--model", f"openai:m@{url}"), url)
+
+
+def test_a_server_without_this_model() -> None:
+    with Endpoint().serve() as endpoint:
+        one_line(forethought("solve", "hi", "--model", f"openai:tpy@{endpoint.url}"), "tpy")
+
+
+def test_a_server_that_cannot_continue_runs_no_steps() -> None:
+    with Endpoint(continues=()).serve() as endpoint:
+        found = forethought("solve", "--task", "chain", "--model", f"openai:toy@{endpoint.url}", "--method", "beam")
+    one_line(found, "ability 'continue'", "local models")
+
+
+def test_a_file_that_is_no_run_store(tmp_path: Path, models: dict[str, Path]) -> None:
+    text, other = tmp_path / "notes.txt", tmp_path / "other.sqlite"
+    text.write_text("these are my notes, and they are longer than any header\n" * 20)
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE mine (x)")
+    db.close()
+    for file in (text, other):
+        before = file.read_bytes()
+        one_line(forethought("runs", file), f"{file} is no run store")
+        one_line(forethought("solve", "--task", "chain", "--store", file), f"{file} is no run store")
+        assert file.read_bytes() == before
+    one_line(forethought("runs", tmp_path / "nothing"), "is not there")
+
+
+def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
+    one_line(forethought("solve", "hi", "--model", f"local:{tmp_path}"), "no model folder")
+
+
+def test_bench_refuses_before_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_calls(monkeypatch)
+    out = tmp_path / "out"
+    one_line(forethought("bench", "--task", "text", "--method", "greedy", "--out", out), "no generated task 'text'")
+    one_line(forethought("bench", "--task", "chain", "--method", "greeedy", "--out", out), "did you mean 'greedy'")
+    one_line(forethought("bench", "--task", "chain", "--difficulty", 40, "--method", "greedy", "--out", out), "not 40")
+    assert not out.exists()
+
+
+# solve
+
+
+def test_a_solution_in_json(tmp_path: Path, models: dict[str, Path]) -> None:
+    found = solved(
+        tmp_path, "--task", "chain", "--difficulty", 2, "--model", f"local:{models['generator']}", "--seed", 5
+    )
+    assert found.keys() == SOLUTION
+    assert found["cost"].keys() == set(Cost._fields)
+    assert all(row.keys() == {"answer", "probability"} for row in found["ranked"])
+    assert found["answer"] == found["ranked"][0]["answer"]
+    assert found["text"].endswith(f"answer: {found['answer']}")
+    assert found["confidence"] == found["ranked"][0]["probability"]
+    assert (found["seed"], found["run"], found["stopped"], found["task"]) == (5, 1, "done", "chain")
+    assert (found["method"], found["selection"]) == ("sample(n=16, temperature=0.8)", "majority")
+    assert (found["verifier"], found["oracle"], found["notes"]) == (None, False, [])
+    assert found["budget"] == "tokens=16000,seconds=120"
+    cost = found["cost"]
+    assert (cost["calls"], cost["verifier_calls"], cost["usd"]) == (16, 0, 0)
+    assert 0 < cost["critical_tokens"] < cost["new_tokens"] < 16_000
+    assert cost["flops"] > 0 < cost["seconds"]
+
+
+@pytest.mark.parametrize("words", [
+    ("--method", "greedy"),
+    ("--method", "sample(n=6)", "--select", "weighted"),
+    ("--method", "beam(width=2, expand=2)", "--select", "best"),
+    ("--method", "particle-filter(n=4)"),
+    ("--method", "sample(n=None)", "--select", "best", "--budget", "tokens=300"),
+])  # fmt: skip
+def test_the_same_seed_gives_the_same_solution_and_a_stored_one_costs_nothing(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--task", "chain", "--difficulty", "2", *words)
+    first = solved(tmp_path, *words, store="a.sqlite", code=code_of(tmp_path, words))
+    cold()
+    again = solved(tmp_path, *words, store="b.sqlite", code=3 if first["answer"] is None else 0)
+    assert timeless(again) == timeless(first)
+    before = told("runs", tmp_path / "a.sqlite", "--show", 1)
+    no_calls(monkeypatch)
+    recorded = solved(tmp_path, *words, store="a.sqlite", code=3 if first["answer"] is None else 0)
+    assert timeless(recorded) == timeless(first)
+    after = told("runs", tmp_path / "a.sqlite", "--show", 1)
+    assert after["events"] == before["events"]
+    assert after["status"] == "done"
+
+
+def code_of(tmp_path: Path, words: tuple[str, ...]) -> int:
+    code = forethought("solve", *words, "--store", tmp_path / "c.sqlite").exit_code
+    cold()
+    return code
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    words = ("--task", "chain", "--difficulty", 2, "--method", "sample(n=8)")
+    first, second = solved(tmp_path, *words), solved(tmp_path, *words, "--seed", 1)
+    assert (first["run"], second["run"]) == (1, 2)
+    assert timeless(first) != timeless(second) | {"run": 1, "seed": 0}
+
+
+def test_no_answer_is_exit_code_three(tmp_path: Path) -> None:
+    words = ("--task", "chain", "--method", "sample(n=4)", "--budget", "tokens=1")
+    found = solved(tmp_path, *words, code=3)
+    assert (found["answer"], found["text"], found["ranked"], found["confidence"]) == (None, None, [], 0)
+    assert found["stopped"] == "budget"
+    assert found["cost"]["new_tokens"] <= 1
+    shown = forethought("solve", *words)
+    assert shown.exit_code == 3
+    assert "no answer" in shown.stdout
+
+
+def test_a_bare_text(tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORETHOUGHT_MODEL", f"local:{models['generator']}")
+    found = solved(tmp_path, "hello there", "--method", "sample(n=4)")
+    assert (found["task"], found["model"]) == ("text", f"local:{models['generator']}")
+    assert found["answer"]
+
+
+def test_a_text_in_the_form_of_a_task_is_one_of_its_problems(tmp_path: Path) -> None:
+    for text in ("countdown 3 7 12 5 = 40", "countdown 3 7 12 5 = 40\n"):
+        found = solved(tmp_path, text, "--method", "sample(n=1)", code=3)
+        assert found["task"] == "countdown"
+
+
+def test_a_solution_for_people(tmp_path: Path) -> None:
+    words = ("--task", "chain", "--difficulty", 2, "--verifier", "exact", "--select", "best", "--store", tmp_path / "s")
+    shown = " ".join(forethought("solve", *words).stdout.split())
+    bill = ("bill: 16 calls", "16 verifier calls", "(the default); finished")
+    for part in ("answer: ", "confidence", *bill, "best", "oracle", "seed 0"):
+        assert part in shown
+
+
+# runs
+
+
+def test_runs_are_listed_shown_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "runs.sqlite"
+    first = solved(tmp_path, "--task", "chain", "--difficulty", 2, "--method", "sample(n=8)")
+    solved(tmp_path, "--task", "chain", "--difficulty", 2, "--budget", "tokens=1", code=3)
+    one, two = told("runs", file)
+    assert (one["run"], one["status"], one["method"]) == (1, "done", "sample(n=8, temperature=0.8)")
+    assert timeless(one["outcome"]) == timeless(first)
+    assert two["outcome"]["answer"] is None
+    detail = told("runs", file, "--show", 1)
+    assert [e["kind"] for e in detail["events"]].count("sample") == 8
+    assert "sample(n=8" in forethought("runs", file).stdout
+    shown = forethought("runs", file, "--show", 1)
+    assert shown.exit_code == 0
+    assert "sample" in shown.stdout
+    no_calls(monkeypatch)
+    assert timeless(told("runs", file, "--resume", 1)) == timeless(first)
+    assert forethought("runs", file, "--resume", 1).exit_code == 0
+    assert told("runs", file, "--resume", 2, code=3)["answer"] is None
+    one_line(forethought("runs", file, "--show", 9), "has no run 9")
+    one_line(forethought("runs", file, "--resume", 9), "has no run 9")
+
+
+# bench
+
+BENCH = ("bench", "--task", "chain", "--difficulty", 1, "--limit", 5, "--method", "greedy", "--method", "sample(n=6)")
+
+
+def test_bench_measures_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (*BENCH, "--select", "majority", "--select", "weighted", "--out", tmp_path)
+    rows = told(*words)["rows"]
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"rows": rows}
+    assert [(row["method"], row["selection"], row["verifier"]) for row in rows] == [
+        ("greedy", "majority", None),
+        ("greedy", "weighted(steps='last', combine='sum')", "process(path=None)"),
+        ("sample(n=6, temperature=0.8)", "majority", None),
+        ("sample(n=6, temperature=0.8)", "weighted(steps='last', combine='sum')", "process(path=None)"),
+    ]
+    for row in rows:
+        assert row.keys() == ROW
+        assert row["mean"].keys() == row["total"].keys() == set(Cost._fields)
+        assert row["total"]["new_tokens"] == pytest.approx(5 * row["mean"]["new_tokens"])
+        assert (row["task"], row["difficulty"], row["problems"], row["failures"], row["oracle"]) == (
+            "chain",
+            1,
+            5,
+            0,
+            False,
+        )
+        assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
+    assert rows[2]["total"]["verifier_calls"] == 0
+    no_calls(monkeypatch)
+    began = time.perf_counter()
+    assert told(*words)["rows"] == rows
+    assert time.perf_counter() - began < 2
+    assert "95% interval" in forethought(*words).stdout
+    one_line(forethought("runs", tmp_path / "run.sqlite", "--resume", 1), "belongs to a bench")
+
+
+def test_bench_marks_oracles(tmp_path: Path) -> None:
+    words = (*BENCH, "--select", "majority", "--select", "best", "--verifier", "exact", "--out", tmp_path)
+    rows = told(*words)["rows"]
+    assert [row["oracle"] for row in rows] == [False, True, False, True]
+    assert rows[3]["accuracy"] >= rows[2]["accuracy"]
+    assert "(oracle)" in forethought(*words).stdout
+
+
+def test_a_failing_model_counts_as_wrong_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extend, asked = Local.extend, []
+
+    async def fails_twice(self: Local, request: Any, call: Any) -> Any:
+        asked.append(call)
+        if len(asked) <= 2:
+            raise ModelError("not now")
+        return await extend(self, request, call)
+
+    words = ("bench", "--task", "chain", "--difficulty", 1, "--limit", 5, "--method", "greedy", "--out", tmp_path)
+    monkeypatch.setattr(Local, "extend", fails_twice)
+    assert told(*words)["rows"][0]["failures"] == 2
+    assert told(*words)["rows"][0]["failures"] == 0
+    assert len(asked) == 7
+
+
+def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    def say(prompt: str, so_far: str, seed: int) -> str:
+        return f"answer: {seed % 3}" if prompt.startswith("chain") else "apple\npear\n".removeprefix(so_far)
+
+    with Endpoint(say=say).serve() as endpoint:
+        words = ["--task", "chain", "--limit", "30", "--method", "sample(n=2)", "--out", str(tmp_path), "--json"]
+        command = [sys.executable, "-m", "forethought", "bench", *words, "--model", f"openai:toy@{endpoint.url}"]
+        endpoint.delay = 0.1
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
+        wait_for(lambda: finished(tmp_path) >= 3)
+        process.send_signal(signal.SIGINT)
+        began = time.perf_counter()
+        out, error = process.communicate(timeout=20)
+        assert time.perf_counter() - began < 2
+        assert process.returncode == 130
+        assert out == ""
+        assert (
+            error.splitlines()[-1] == "forethought: interrupted; nothing recorded is lost. Go on with: the same command"
+        )
+        assert "Traceback" not in error
+        endpoint.delay, done, endpoint.calls = 0.0, finished(tmp_path), 0
+        assert 3 <= done < 60
+        again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        (row,) = json.loads(again.stdout)["rows"]
+        assert (row["problems"], row["failures"], row["total"]["calls"]) == (30, 0, row["total"]["calls"])
+        probe = 12
+        assert 60 - done <= endpoint.calls <= 60 - done + probe
+        assert finished(tmp_path) == 60
+
+
+def finished(folder: Path) -> int:
+    """How many samples are on disk."""
+    file = folder / "run.sqlite"
+    if not file.exists():
+        return 0
+    db = sqlite3.connect(file)
+    try:
+        return int(db.execute("SELECT count(*) FROM events WHERE kind = 'sample'").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        db.close()
+
+
+def wait_for(condition: Any, seconds: float = 30) -> None:
+    until = time.perf_counter() + seconds
+    while not condition():
+        assert time.perf_counter() < until
+        time.sleep(0.01)
+
+
+def test_help_is_quick_and_heavy_libraries_stay_out() -> None:
+    code = "import sys, forethought.cli.app; assert not {'torch', 'transformers', 'tokenizers'} & set(sys.modules), 'heavy'"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    code = "import sys, forethought; assert not {'torch', 'numpy', 'anyio', 'httpx2'} & set(sys.modules), 'heavy'"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

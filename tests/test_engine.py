@@ -1,0 +1,524 @@
+"""The local engine computes what transformers computes, and no neighbour, fork, eviction or cancellation changes that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from forethought.core.cost import Cost
+from forethought.core.draft import Draft
+from forethought.core.errors import UsageError
+from forethought.core.scope import Call
+from forethought.engine.batch import Row
+from forethought.engine.engine import TOKENS_A_HOP, Engine
+from forethought.engine.llama import Rows, forward, project
+from forethought.engine.prefixes import PrefixTree
+from forethought.engine.sampling import Sampling, choose
+from forethought.engine.weights import load
+from forethought.models.local import Local
+from forethought.models.protocol import Request
+from forethought.models.reward import RewardModel
+from tests import tiny
+
+pytestmark = pytest.mark.anyio
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+KINDS: dict[str, dict[str, Any]] = {
+    "grouped": {},
+    "tied": {"tie_word_embeddings": True},
+    "full": {"num_key_value_heads": 4},
+    "one-key-head": {"num_key_value_heads": 1},
+    "wide-heads": {"head_dim": 16},
+    "llama3": {"rope_parameters": LLAMA3},
+    "yarn": {"rope_parameters": YARN},
+    "theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+}
+Ids = tuple[int, ...]
+
+
+def prompt(length: int, seed: int = 0) -> Ids:
+    made: list[int] = torch.randint(
+        4, tiny.VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
+    return tuple(made)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("grouped")
+    tiny.generator(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def reward(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    path = tmp_path_factory.mktemp("reward")
+    return path, tiny.classifier(path)
+
+
+@pytest.fixture
+def make(folder: Path) -> Callable[..., Engine]:
+    model = replace(load(folder), eos=frozenset())
+    return lambda **how: Engine(model, lambda row: False, **how)
+
+
+@pytest.fixture
+def local(folder: Path) -> Local:
+    return Local(folder)
+
+
+@torch.inference_mode()
+def read_by(theirs: Any, ids: Ids) -> torch.Tensor:
+    logits: torch.Tensor = theirs(torch.tensor([ids])).logits[0]
+    return logits
+
+
+async def together(engine: Engine, asked: Sequence[tuple[Ids, Sampling, int]]) -> list[Row]:
+    rows: list[Row] = [None] * len(asked)  # type: ignore[list-item]
+
+    async def one(i: int) -> None:
+        rows[i] = await engine.generate(*asked[i])
+
+    async with anyio.create_task_group() as tasks:
+        for i in range(len(asked)):
+            tasks.start_soon(one, i)
+    return rows
+
+
+def check_idle(engine: Engine) -> None:
+    """Nothing is left behind."""
+    assert not engine.batch.live
+    assert not engine.batch.waiting
+    assert not engine._waiters
+    assert not engine._driven
+    engine.batch.tree.check_integrity()
+
+
+# the same numbers as transformers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_logits_and_greedy_text_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    theirs = tiny.generator(tmp_path, **KINDS[kind])
+    model = load(tmp_path)
+    ids = torch.tensor([prompt(40, 1), prompt(40, 2)])
+    rows = Rows(model.shape)
+    rows.reserve(2, 64)
+    ours = project(model, forward(model, rows, ids, torch.tensor([0, 0]), 0))
+    want = theirs(ids).logits
+    assert (ours - want).abs().max() <= 1e-4 * want.abs().max()
+    whole = theirs.generate(ids[:1], max_new_tokens=24, do_sample=False, attention_mask=torch.ones_like(ids[:1]))
+    engine = Engine(model, lambda row: False)
+    row = anyio.run(engine.generate, prompt(40, 1), Sampling(24, temperature=0.0), 0)
+    assert row.tokens == whole[0, 40:].tolist()
+    assert row.finish == ("end" if row.tokens[-1] == tiny.EOS else "length")
+
+
+def test_parameters_are_counted_once(tmp_path: Path) -> None:
+    for tied in (False, True):
+        path = tmp_path / str(tied)
+        theirs = tiny.generator(path, tie_word_embeddings=tied)
+        assert load(path).shape.parameters == theirs.num_parameters()
+
+
+async def test_logprobs_and_alternatives_are_those_of_the_model(folder: Path, make: Callable[..., Engine]) -> None:
+    theirs = tiny.generator(folder)
+    ids = prompt(9)
+    row = await make().generate(ids, Sampling(6, temperature=0.7, top=5), 3)
+    logits = read_by(theirs, (*ids, *row.tokens))[8:-1].log_softmax(-1)
+    assert row.logprobs == pytest.approx([logits[i, t].item() for i, t in enumerate(row.tokens)], abs=1e-4)
+    for i, alternatives in enumerate(row.top):
+        assert list(alternatives) == logits[i].topk(5).indices.tolist()
+
+
+async def test_loglikelihood_is_that_of_transformers(folder: Path, make: Callable[..., Engine]) -> None:
+    theirs, engine, ids = tiny.generator(folder), make(), prompt(20)
+    logits = read_by(theirs, ids).log_softmax(-1)
+    for start in (12, 5, 19, 12, 1):  # the second time, much is known already
+        want = [logits[i - 1, ids[i]].item() for i in range(start, 20)]
+        assert await engine.loglikelihood(ids[:start], ids[start:]) == pytest.approx(want, abs=1e-4)
+    assert await engine.loglikelihood(ids, ()) == ()
+    check_idle(engine)
+
+
+async def test_a_classifier_reads_on_where_it_was(reward: tuple[Path, Any]) -> None:
+    path, theirs = reward
+    engine, ids = Engine.load(path, lambda row: False), prompt(30)
+    want = read_by(theirs, ids).softmax(-1)[:, 1].tolist()
+    for length, computed in ((10, 10), (11, 1), (30, 19), (30, 1), (20, 1)):
+        scored = await engine.score(ids[:length])
+        assert scored.computed == computed
+        assert scored.outputs == pytest.approx(want[:length], abs=1e-4)
+    other = (*ids[:15], 5, 6, 7)
+    scored = await engine.score(other)
+    assert scored.computed == 3
+    assert scored.outputs[:15] == pytest.approx(want[:15], abs=1e-4)
+    assert scored.outputs == pytest.approx((await Engine.load(path, lambda row: False).score(other)).outputs, abs=1e-5)
+    check_idle(engine)
+
+
+# a request alone and in company
+
+
+@pytest.mark.parametrize("neighbours", [7, 63])
+async def test_neighbours_change_nothing(make: Callable[..., Engine], neighbours: int) -> None:
+    how = Sampling(24, temperature=1.0)
+    mine = [(prompt(11, s), how, s) for s in range(3)]
+    alone = [(await make().generate(*asked)).tokens for asked in mine]
+    others = [
+        (prompt(3 + i % 17, 100 + i), Sampling(1 + i % 30, temperature=(i % 3) / 2), i) for i in range(neighbours)
+    ]
+    engine = make(rows=32)
+    rows = await together(engine, [*others[:5], *mine, *others[5:]])
+    assert [row.tokens for row in rows[5:8]] == alone
+    assert [len(row.tokens) for row in (*rows[:5], *rows[8:])] == [how.max_tokens for _, how, _ in others]
+    check_idle(engine)
+
+
+async def test_the_seed_decides(make: Callable[..., Engine]) -> None:
+    engine = make()
+    rows = await together(engine, [(prompt(5), Sampling(16), seed % 4) for seed in range(8)])
+    assert [row.tokens for row in rows[:4]] == [row.tokens for row in rows[4:]]
+    assert len({tuple(row.tokens) for row in rows}) == 4
+
+
+# prefixes
+
+
+async def test_a_fork_computes_only_its_new_tokens(make: Callable[..., Engine]) -> None:
+    engine = make()
+    root = await engine.generate(prompt(20), Sampling(10), 0)
+    assert (root.cached, root.computed) == (0, 20 + 9)
+    text = (*prompt(20), *root.tokens)
+    fork = await engine.generate(text, Sampling(5), 1)
+    assert (fork.cached, fork.computed) == (29, 1 + 4)
+    middle = await engine.generate(text[:25], Sampling(5), 2)
+    assert (middle.cached, middle.computed) == (24, 1 + 4)
+    other = await engine.generate((*text[:15], 4, 5, 6), Sampling(1), 3)
+    assert (other.cached, other.computed) == (15 + (text[15] == 4), 3 - (text[15] == 4))
+    assert fork.tokens == (await make().generate(text, Sampling(5), 1)).tokens
+    check_idle(engine)
+
+
+async def test_equal_prompts_are_read_once(make: Callable[..., Engine]) -> None:
+    engine = make()
+    rows = await together(engine, [(prompt(50), Sampling(4), seed) for seed in range(16)])
+    assert sorted(row.cached for row in rows) == [0, *[49] * 15]
+    assert sum(row.computed for row in rows) == 50 + 15 + 16 * 3
+
+
+async def test_what_is_evicted_is_computed_again(make: Callable[..., Engine]) -> None:
+    asked = [(prompt(4 + i % 9, i % 5), Sampling(12), i % 7) for i in range(40)]
+    want = [row.tokens for row in await together(make(), asked)]
+    for capacity in (0, 6_000, 30_000):
+        engine = make(kv_bytes=capacity, rows=5)
+        assert [row.tokens for row in await together(engine, asked)] == want
+        assert engine.batch.tree.bytes <= capacity
+        assert [(await engine.generate(*a)).tokens for a in asked[:10]] == want[:10]
+        check_idle(engine)
+
+
+Strings = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=25)
+
+
+@given(Strings, st.sampled_from([0, 40, 120, 10**6]), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=80)
+def test_the_tree_knows_what_it_was_told(strings: list[list[int]], capacity: int, rng: Any) -> None:
+    def told(ids: Sequence[int], start: int) -> torch.Tensor:  # a number that belongs to the prefix up to each place
+        values = [
+            float(sum((t + 1) * 4**k for k, t in enumerate(ids[: i + 1])) % 100_003) for i in range(start, len(ids))
+        ]
+        return torch.tensor(values).view(1, 1, 1, -1, 1)
+
+    tree, inserted = PrefixTree(capacity), list[list[int]]()
+    for ids in strings:
+        length, path = tree.match(ids)
+        known = torch.cat([torch.empty(1, 1, 1, 0, 1), *(node.kv[:, :, :, :n] for node, n in path)], 3)
+        outputs = [value for node, n in path for value in node.outputs[:n].tolist()]
+        assert sum(n for _, n in path) == length
+        assert torch.equal(known, told(ids, 0)[:, :, :, :length])
+        assert outputs == told(ids, 0).flatten().tolist()[:length]
+        if capacity == 10**6:
+            assert length == max((shared(ids, other) for other in inserted), default=0)
+        start = rng.randint(0, length)
+        tree.insert(ids, start, told(ids, start), told(ids, start).flatten())
+        inserted.append(ids)
+        tree.check_integrity()
+        assert tree.bytes <= capacity
+        if capacity == 10**6:
+            assert tree.match(ids)[0] == len(ids)
+
+
+def shared(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def test_what_follows_a_forgotten_beginning_is_not_kept() -> None:
+    tree = PrefixTree(10**6)
+    tree.insert([1, 2, 3, 4], 2, torch.zeros(1, 1, 1, 2, 1), torch.zeros(2))
+    assert tree.match([1, 2, 3, 4]) == (0, [])
+    assert tree.bytes == 0
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    tree = PrefixTree(20)  # five tokens of four bytes
+    for first in (1, 2):
+        tree.insert([first, 0], 0, torch.zeros(1, 1, 1, 2, 1), torch.zeros(2))
+    tree.match([1, 0])
+    tree.insert([3, 0], 0, torch.zeros(1, 1, 1, 2, 1), torch.zeros(2))
+    assert [tree.match([first, 0])[0] for first in (1, 2, 3)] == [2, 0, 2]
+
+
+# cancellation and failure
+
+LONG = 10 * TOKENS_A_HOP
+
+
+@pytest.mark.parametrize("victims", [(0,), (1,), (2, 4), (0, 1, 2), (0, 1, 2, 3)])
+async def test_the_cancelled_leave_and_the_others_finish(make: Callable[..., Engine], victims: tuple[int, ...]) -> None:
+    asked = [(prompt(6, i), Sampling(LONG), i) for i in range(5)]
+    want = [row.tokens for row in await together(make(), asked)]
+    for rows_at_once in (64, 2):  # with two rows, some are cancelled while they wait
+        engine, ended = make(rows=rows_at_once), dict[int, list[int]]()
+        scopes = [anyio.CancelScope() for _ in asked]
+
+        def progress(row: Row, scopes: list[anyio.CancelScope] = scopes) -> None:
+            if len(row.tokens) >= TOKENS_A_HOP:
+                for victim in victims:
+                    scopes[victim].cancel()
+
+        async def one(i: int, asking: Awaitable[Row], scope: anyio.CancelScope, ended: dict[int, list[int]]) -> None:
+            with scope:
+                ended[i] = (await asking).tokens
+
+        async with anyio.create_task_group() as tasks:
+            for i in range(5):
+                tasks.start_soon(one, i, engine.generate(*asked[i], progress), scopes[i], ended)
+        assert ended == {i: want[i] for i in range(5) if i not in victims}
+        check_idle(engine)
+
+
+async def test_a_lone_cancelled_request_leaves_no_trace(make: Callable[..., Engine]) -> None:
+    engine = make(rows=1)
+    with anyio.CancelScope() as scope:
+        await engine.generate(prompt(6), Sampling(LONG), 0, lambda row: scope.cancel())
+    assert scope.cancelled_caught
+    check_idle(engine)
+    assert len((await engine.generate(prompt(5), Sampling(3), 0)).tokens) == 3
+    check_idle(engine)
+
+
+async def test_an_error_is_everyones_and_the_engine_goes_on(make: Callable[..., Engine]) -> None:
+    engine = make()
+    with pytest.raises(ExceptionGroup) as caught:
+        await together(engine, [(prompt(5), Sampling(4), 0), ((10**9,), Sampling(4), 0)])
+    assert all(isinstance(error, IndexError) for error in caught.value.exceptions)
+    assert len((await engine.generate(prompt(5), Sampling(3), 0)).tokens) == 3
+    check_idle(engine)
+
+
+def test_one_engine_serves_one_loop_after_another(make: Callable[..., Engine]) -> None:
+    engine = make()
+    backends = ("asyncio", "trio", "asyncio")
+    found = [anyio.run(engine.generate, prompt(7), Sampling(12), 5, backend=backend).tokens for backend in backends]
+    assert found[0] == found[1] == found[2]
+    check_idle(engine)
+
+
+# sampling
+
+
+def drawn(logits: list[float], how: Sampling) -> set[int]:
+    """The tokens that can come out at all."""
+    uniforms = torch.linspace(0, 1, 500, dtype=torch.double)[:-1]
+    rows = torch.tensor([logits]).expand(len(uniforms), -1)
+    found: list[int] = choose(rows, [how] * len(uniforms), uniforms).tolist()
+    return set(found)
+
+
+LOGITS = torch.tensor([0.4, 0.1, 0.3, 0.2]).log().tolist()
+
+
+@pytest.mark.parametrize(("how", "tokens"), [
+    (Sampling(1), {0, 1, 2, 3}),
+    (Sampling(1, temperature=0.0), {0}),
+    (Sampling(1, top_p=0.65), {0, 2}),
+    (Sampling(1, top_p=0.75), {0, 2, 3}),
+    (Sampling(1, top_p=1e-9), {0}),
+    (Sampling(1, top_p=0.0), {0}),
+    (Sampling(1, min_p=0.4), {0, 2, 3}),
+    (Sampling(1, min_p=0.7), {0, 2}),
+    (Sampling(1, min_p=1.0), {0}),
+    (Sampling(1, min_p=0.4, top_p=0.65), {0, 2}),
+    (Sampling(1, temperature=1e-9), {0}),
+])  # fmt: skip
+def test_only_what_is_allowed_is_drawn(how: Sampling, tokens: set[int]) -> None:
+    assert drawn(LOGITS, how) == tokens
+
+
+def test_tokens_come_at_their_probabilities() -> None:
+    uniforms = torch.linspace(0, 1, 1001, dtype=torch.double)[:-1]
+    found = choose(torch.tensor([LOGITS]).expand(1000, -1), [Sampling(1)] * 1000, uniforms)
+    assert torch.bincount(found).tolist() == pytest.approx([400, 100, 300, 200], abs=2)
+    hot = choose(torch.tensor([LOGITS]).expand(1000, -1), [Sampling(1, temperature=2.0)] * 1000, uniforms)
+    roots = torch.tensor([0.4, 0.1, 0.3, 0.2]).sqrt()
+    assert (torch.bincount(hot) / 1000).tolist() == pytest.approx((roots / roots.sum()).tolist(), abs=0.003)
+
+
+def test_rows_have_their_own_parameters() -> None:
+    how = [Sampling(1, temperature=0.0), Sampling(1), Sampling(1, top_p=0.1), Sampling(1, min_p=0.7)]
+    assert choose(torch.tensor([LOGITS] * 4), how, torch.tensor([0.99] * 4, dtype=torch.double)).tolist() == [
+        0,
+        3,
+        0,
+        2,
+    ]
+
+
+# local models
+
+ASK = ({"role": "user", "content": "chain 5\n1) +2\n"},)
+
+
+def forced(local: Local, text: str, **how: Any) -> Request:
+    ids = local.reader.encode(text)
+    return Request(ASK, max_tokens=len(ids), forced=ids, **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("stop", "text"), [
+    (("r: 57",), "12answer: 57"), (("\n",), "12answer: 57\n"), (("answer: ",), "12answer: "), (("ans",), "12answer: "),
+    (("2answer: 57\n",), "12answer: 57\n"), (("x", "7\n"), "12answer: 57\n"), (("2an",), "12answer: "),
+])  # fmt: skip
+async def test_stop_strings_across_tokens(local: Local, stop: tuple[str, ...], text: str) -> None:
+    done = await local.extend(forced(local, "12answer: 57\n8", stop=stop), Call((), 0))
+    assert (done.text, done.finish) == (text, "stop")
+
+
+async def test_what_is_forced_is_taken_and_read(local: Local) -> None:
+    done = await local.extend(forced(local, "1) 5+2=7\n"), Call((), 0))
+    assert (done.text, done.finish) == ("1) 5+2=7\n", "length")
+    scored = await local.loglikelihood(Request(ASK), "1) 5+2=7\n", Call((), 0))
+    assert scored == pytest.approx(done.logprobs, abs=1e-4)
+    assert await local.loglikelihood(Request(ASK), "", Call((), 0)) == ()
+
+
+async def test_a_draft_goes_on_by_its_ids(local: Local) -> None:
+    whole = await local.extend(Request(ASK, max_tokens=12, temperature=0), Call((), 0))
+    first = await local.extend(Request(ASK, max_tokens=5, temperature=0), Call((), 0))
+    draft = Draft(None, first.text, first.tokens, first.logprobs, 5)
+    rest = await local.extend(Request(ASK, draft, 7, temperature=0), Call((), 0))
+    assert (*first.tokens, *rest.tokens) == whole.tokens
+    assert first.text + rest.text == whole.text
+    assert rest.cost.cached_tokens == rest.cost.prompt_tokens - 1
+
+
+async def test_no_request_costs_more_than_its_bound(local: Local) -> None:
+    for stop in ((), ("\n",)):
+        request = Request(ASK, max_tokens=9, stop=stop)
+        cost = (await local.extend(request, Call((), 1))).cost
+        assert all(spent <= most for spent, most in zip(cost, local.bound(request), strict=True))
+        assert cost.calls == 1
+        assert 0 < cost.flops
+
+
+async def test_a_cancelled_call_has_told_its_cost(local: Local) -> None:
+    class Impatient(Call):
+        def progress(self, cost: Cost) -> None:
+            super().progress(cost)
+            scope.cancel()
+
+    call = Impatient((), 0)
+    with anyio.CancelScope() as scope:
+        await local.extend(Request(ASK, max_tokens=400), call)
+    assert scope.cancelled_caught
+    assert call.so_far is not None
+    assert 0 < call.so_far.new_tokens < 400
+
+
+async def test_a_reward_model_grades_each_step(reward: tuple[Path, Any]) -> None:
+    model = RewardModel(reward[0])
+    draft = Draft(None, "1) 5+2=7\n")
+    one, first = await model.grade(ASK, draft)
+    two, second = await model.grade(ASK, Draft(draft, "answer: 7", finish="end"))
+    assert len(one.steps) == 1
+    assert one.value == one.steps[0]
+    assert two.steps == pytest.approx((one.value, two.value))
+    assert (first.verifier_calls, second.verifier_calls) == (1, 1)
+    assert second.verifier_tokens == 3  # "answer: ", "7", and the end of the text
+    assert first.verifier_tokens <= model.bound(ASK, draft).verifier_tokens
+
+
+# what cannot be loaded
+
+
+def edited(folder: Path, **changes: Any) -> None:
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+
+
+def with_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (lambda p: (p / "config.json").unlink(), "cannot read its config.json"),
+    "no json": (lambda p: (p / "config.json").write_text("{"), "cannot read its config.json"),
+    "another family": (lambda p: edited(p, architectures=["GPT2LMHeadModel"]), "is a GPT2LMHeadModel"),
+    "no family": (lambda p: edited(p, architectures=None), "is a model of no named architecture"),
+    "no weights": (lambda p: (p / "model.safetensors").unlink(), "has no .safetensors file"),
+    "no size": (lambda p: edited(p, num_hidden_layers=None), "cannot be loaded"),
+    "cut weights": (lambda p: (p / "model.safetensors").write_bytes(b"\1\2\3"), "cannot be loaded"),
+    "a tensor less": (lambda p: with_tensors(p, lambda t: t.pop("model.norm.weight")), "model.norm.weight"),
+    "no head": (lambda p: with_tensors(p, lambda t: t.pop("lm_head.weight")), "lm_head.weight"),
+    "biases": (
+        lambda p: with_tensors(p, lambda t: t.update({"model.layers.0.mlp.up_proj.bias": torch.zeros(48)})),
+        "biases",
+    ),
+    "another activation": (lambda p: edited(p, hidden_act="gelu"), "gelu"),
+    "odd rope": (
+        lambda p: edited(p, rope_parameters={"rope_type": "spiral", "rope_theta": 1.0}),
+        "rope scaling 'spiral'",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_what_cannot_be_loaded_is_said_in_one_line(how: str, tmp_path: Path) -> None:
+    tiny.generator(tmp_path)
+    change, complaint = BROKEN[how]
+    change(tmp_path)
+    with pytest.raises(UsageError, match=complaint) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_paths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not there"):
+        Local(tmp_path / "nothing")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF but not really")
+    with pytest.raises(UsageError, match="cannot be loaded") as caught:
+        load(tmp_path / "model.gguf")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="cannot read its tokenizer"):
+        Local(tmp_path).ids(ASK, Draft())

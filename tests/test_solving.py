@@ -1,0 +1,282 @@
+"""One solve: an anytime answer, an honest bill, and refusals before anything is spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import forethought
+from forethought.core.cost import Cost
+from forethought.core.errors import ModelError, UsageError
+from forethought.core.problem import Problem
+from forethought.core.store import RunStore
+from forethought.models.scripted import Scripted
+from forethought.solving import DEFAULT_BUDGET, Solution
+from forethought.tasks import GENERATED, Task
+from forethought.tasks.chain import Chain
+from tests.toy import TableVerifier
+
+pytestmark = pytest.mark.anyio
+CHAIN = Problem("chain 48\n1) -5\n", "43", "chain/1/test/0", 1)
+
+
+def guess(prompt: str, so_far: str, seed: int) -> str:
+    """Right in seven cases of eight."""
+    return "1) 48-5=43\nanswer: 43".removeprefix(so_far) if seed % 8 else "1) 48-5=44\nanswer: 44".removeprefix(so_far)
+
+
+def model(script: Callable[[str, str, int], str] = guess, **how: Any) -> Scripted:
+    return Scripted(script, **how)
+
+
+class Letters(TableVerifier):
+    """Knows right from wrong, nearly."""
+
+    async def grade(self, draft: Any, problem: Any, task: Any, call: Any) -> Any:
+        from forethought.core.draft import Grade
+
+        return Grade(0.9 if "43" in draft.text else 0.2), Cost(verifier_calls=1, verifier_tokens=1)
+
+
+async def solve(problem: str | Problem = CHAIN, **how: Any) -> Solution:
+    return await forethought.solve(problem, **({"model": model()} | how))
+
+
+# what comes back
+
+
+async def test_a_solution() -> None:
+    script = model()
+    found = await solve(model=script, method="sample(n=9)")
+    assert (found.answer, found.text, found.stopped) == ("43", "1) 48-5=43\nanswer: 43", "done")
+    assert 0.3 < found.confidence < 1
+    assert found.cost._replace(seconds=0.0) == script.spent._replace(critical_tokens=found.cost.critical_tokens)
+    assert found.cost.calls == len(found.population) == 9
+    assert found.spec["budget"] == "tokens=16000,seconds=120" == str(DEFAULT_BUDGET)
+    assert (found.spec["selection"], found.spec["verifier"], found.oracle) == ("majority", None, False)
+    assert found.as_json()["ranked"][0] == {"answer": "43", "probability": found.confidence}
+
+
+async def test_with_a_verifier_votes_are_weighted() -> None:
+    found = await solve(verifier=Letters(), method="sample(n=9)")
+    assert found.spec["selection"] == "weighted(steps='last', combine='sum')"
+    assert found.cost.verifier_calls == 9
+    plain = await solve(method="sample(n=9)")
+    assert found.answer == plain.answer == "43"
+    assert found.confidence > plain.confidence
+
+
+@pytest.mark.parametrize(("method", "select"), [
+    ("greedy", "first"), ("sample(n=8)", "majority"), ("sample(n=8)", "best"), ("beam(width=2, expand=3)", "best"),
+    ("particle-filter(n=8)", "weighted"), ("particle-filter-published(n=4)", "majority"),
+])  # fmt: skip
+def test_the_same_on_asyncio_and_on_trio(method: str, select: str) -> None:
+    async def run(seed: int = 4) -> Solution:
+        return await solve(verifier=Letters(), method=method, select=select, budget="tokens=300", seed=seed)
+
+    first, again, trio = (anyio.run(run, backend=backend) for backend in ("asyncio", "asyncio", "trio"))
+    jsons = [found.as_json() | {"cost": found.cost._replace(seconds=0.0)} for found in (first, again, trio)]
+    assert jsons[0] == jsons[1] == jsons[2]
+    assert [p.state.text for p in first.population] == [p.state.text for p in trio.population]
+
+
+def test_the_sync_door() -> None:
+    assert forethought.solve_sync(CHAIN, model=model(), method="greedy", seed=2).answer in ("43", "44")
+
+
+async def test_oracles_are_marked() -> None:
+    assert (await solve(verifier="exact", select="best")).oracle
+    countdown = GENERATED["countdown"].problem(1, 0)
+    found = await solve(countdown, model=model(lambda prompt, so_far, seed: "5/5=1 | 1"), verifier="exact")
+    assert (found.answer, found.oracle) == ("5/5", False)
+
+
+async def test_a_text_of_a_task_is_told_from_its_form() -> None:
+    assert (await solve("chain 48\n1) -5")).spec["task"] == "chain"
+    assert (await solve("chain of thought")).spec["task"] == "text"
+    assert (await solve("chain 48\n1) -5\n", task="text")).spec["task"] == "text"
+    assert (await solve(Problem("?"))).spec["task"] == "text"
+
+
+# notes
+
+
+async def test_texts_without_short_answers_are_noted() -> None:
+    found = await solve("hi", model=model(lambda prompt, so_far, seed: f"hello {seed}"), method="sample(n=3)")
+    (note,) = found.notes
+    assert "no draft states a short answer" in note
+    assert found.confidence == pytest.approx(1 / 3)
+    for answer in ("answer: 5", r"\boxed{5}"):
+        short = await solve(
+            "hi", model=model(lambda prompt, so_far, seed, a=answer: f"{seed}\n{a}"), method="sample(n=3)"
+        )  # type: ignore[misc]
+        assert (short.answer, short.confidence, short.notes) == ("5", pytest.approx(1), [])
+
+
+async def test_dropped_drafts_are_noted() -> None:
+    from forethought.assembly import assemble
+    from forethought.solving import Parts, solve_with
+
+    def fails(prompt: str, so_far: str, seed: int) -> str:
+        if seed % 5 == 0:
+            raise ModelError("not now")
+        return guess(prompt, so_far, seed)
+
+    parts = assemble(Chain(), model(fails), "sample(n=12)", None, None, None)
+    dropping = Parts(parts.by, parts.method, parts.selection, parts.budget, failures="drop")
+    found = await solve_with(dropping, CHAIN, 0)
+    missing = 12 - len(found.population)
+    assert missing > 0
+    assert found.notes == [f"{missing} failed drafts were dropped"]
+    with pytest.raises(ModelError, match="not now"):
+        await solve_with(parts, CHAIN, 0)
+
+
+# budgets
+
+
+@pytest.mark.parametrize(
+    "method", ["sample(n=None)", "sample(n=400)", "beam(width=4, expand=8)", "particle-filter(n=8)"]
+)
+async def test_when_the_time_is_over_it_answers_from_what_it_has(method: str) -> None:
+    def slow(prompt: str, so_far: str, seed: int) -> str:
+        time.sleep(0.002)
+        return guess(prompt, so_far, seed)
+
+    began = time.perf_counter()
+    found = await solve(model=model(slow), verifier=Letters(), method=method, budget="seconds=0.25,tokens=4000")
+    assert time.perf_counter() - began < 1.5
+    assert found.cost.seconds < 1
+    if found.stopped == "budget" and any(p.state.finished for p in found.population):
+        assert found.answer in ("43", "44")
+
+
+async def test_a_model_that_hangs_is_left() -> None:
+    began = time.perf_counter()
+    found = await solve(model=model(latency=60), budget="seconds=0.1")
+    assert time.perf_counter() - began < 2
+    assert (found.stopped, found.answer, found.text, found.confidence) == ("budget", None, None, 0.0)
+    assert found.cost.calls == 16
+
+
+async def test_finished_drafts_count_when_the_others_hang() -> None:
+    class Hanging(Scripted):
+        async def extend(self, request: Any, call: Any) -> Any:
+            if call.seed % 2:
+                await anyio.sleep_forever()
+            return await super().extend(request, call)
+
+    found = await solve(model=Hanging(guess), method="sample(n=16)", budget="seconds=0.2")
+    assert found.stopped == "budget"
+    assert found.answer == "43"
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 3, 4, 10, 30, 95])
+async def test_no_token_budget_is_overrun(tokens: int) -> None:
+    script = model()
+    found = await solve(model=script, method="sample(n=40)", budget=f"tokens={tokens}")
+    assert script.spent.new_tokens == found.cost.new_tokens <= tokens
+    assert found.stopped == "budget"
+    assert (found.answer is None) == (tokens < 4)
+
+
+async def test_a_budget_that_ends_in_the_grading_says_so() -> None:
+    found = await solve(verifier=Letters(), method="greedy", select="best", budget="verifier_calls=0")
+    assert (found.stopped, found.cost.calls, found.cost.verifier_calls) == ("budget", 1, 0)
+    assert found.answer in ("43", "44")
+
+
+async def test_a_budget_in_calls_or_dollars() -> None:
+    from forethought.models.price import Price
+
+    found = await solve(method="sample(n=40)", budget="calls=7")
+    assert (found.cost.calls, found.stopped) == (7, "budget")
+    paid = await solve(model=model(price=Price(new=10_000.0)), method="sample(n=40)", budget="usd=1")
+    assert 0.01 < paid.cost.usd <= 1
+    assert paid.stopped == "budget"
+
+
+# refusals
+
+
+@pytest.mark.parametrize(("how", "complaint"), [
+    ({"method": "besm"}, "did you mean 'beam'"),
+    ({"select": "bset"}, "did you mean 'best'"),
+    ({"verifier": "exakt"}, "did you mean 'exact'"),
+    ({"task": "chian"}, "did you mean 'chain'"),
+    ({"budget": "token=3"}, "no entry 'token'"),
+    ({"method": "beam", "verifier": "exact"}, "exact grades whole drafts only"),
+    ({"problem": "hi", "method": "beam"}, "none was given"),
+    ({"problem": "hi", "select": "best"}, "add --verifier"),
+    ({"problem": "hi", "task": "chain"}, "this is no chain problem"),
+    ({"problem": Problem("hi", name="countdown/1")}, "this is no countdown problem"),
+    ({"problem": Problem("hi"), "task": "procedure"}, "this is no procedure problem"),
+    ({"problem": " "}, "the problem is empty"),
+    ({"method": "sample(n=None)", "budget": "seconds=3"}, "needs a budget in tokens or calls"),
+])  # fmt: skip
+async def test_what_cannot_work_is_refused_before_anything_is_spent(how: dict[str, Any], complaint: str) -> None:
+    script = model()
+    with pytest.raises(UsageError, match=complaint) as caught:
+        await solve(**({"model": script} | how))
+    assert script.spent == Cost()
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_model_without_an_ability_is_refused() -> None:
+    script = model(abilities=("extend",))
+    with pytest.raises(
+        UsageError, match="beam needs a model with the ability 'continue', which scripted lacks; the local"
+    ):
+        await solve(model=script, verifier=Letters(), method="beam")
+    assert script.spent == Cost()
+    assert (await solve(model=script)).answer == "43"
+
+
+def test_importing_costs_nothing_and_names_what_there_is() -> None:
+    assert set(forethought.__all__) <= set(dir(forethought))
+    assert all(getattr(forethought, name) for name in forethought.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'sovle'"):
+        _ = forethought.sovle  # type: ignore[attr-defined]
+
+
+# stores
+
+
+async def test_a_stored_solution_is_not_bought_again(tmp_path: Path) -> None:
+    script, file = model(), tmp_path / "runs.sqlite"
+    first = await solve(model=script, store=file)
+    spent = script.spent
+    again = await solve(model=script, store=str(file))
+    assert script.spent == spent
+    assert again.as_json()["ranked"] == first.as_json()["ranked"]
+    assert again.cost._replace(seconds=0) == first.cost._replace(seconds=0)
+    other = await solve(model=script, store=file, seed=1)
+    assert (first.run, again.run, other.run) == (1, 1, 2)
+
+
+async def test_a_run_that_failed_is_tried_again(tmp_path: Path) -> None:
+    down = [True]
+
+    def moody(prompt: str, so_far: str, seed: int) -> str:
+        if down[0] and seed % 3 == 0:
+            raise ModelError("not now")
+        return guess(prompt, so_far, seed)
+
+    script, file = model(moody), tmp_path / "runs.sqlite"
+    with pytest.raises(ModelError, match="not now"):
+        await solve(model=script, store=file)
+    assert RunStore(file).runs()[0].status == "interrupted"
+    down[0] = False
+    found = await solve(model=script, store=file)
+    assert (found.answer, len(found.population)) == ("43", 16)
+    assert RunStore(file).runs()[0].status == "done"
+
+
+def test_tasks_are_protocols() -> None:
+    tasks: list[Task] = list(GENERATED.values())
+    assert all(task.step_tokens <= task.draft_tokens for task in tasks)
