@@ -12,8 +12,8 @@ from forethought.selection import selections
 HEAD = """# Methods and selections
 
 Generated from the code by `python docs/methods_page.py`; a test holds it to what is registered. *Law*: `proper` keeps the
-unnormalised measure in expectation, `invariant` is a Markov kernel that keeps its target, `greedy` is neither. *Needs*: abilities
-of the model; `process` is a verifier that grades unfinished drafts, `grades` any verifier.
+unnormalised measure in expectation, `invariant` is a Markov kernel that keeps its target, `greedy` is neither. *Needs*:
+abilities of the model; `process` is a verifier that grades unfinished drafts, `grades` any verifier.
 """
 
 

@@ -35,7 +35,9 @@ assert found.answer and 0 < found.confidence <= 1 and found.cost.calls >= 3, fou
 
 @pytest.mark.parametrize("skeleton", SKELETONS, ids=["method", "selection", "verifier", "task", "model"])
 def test_each_skeleton_runs_as_it_stands(skeleton: str) -> None:
-    done = subprocess.run([sys.executable, "-c", skeleton + TRIAL], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", skeleton + TRIAL], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

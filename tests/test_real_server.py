@@ -153,6 +153,6 @@ async def test_every_method_runs_against_it(name: str, model: OpenAI) -> None:
     method = methods[name](**small)
     selection = selections.parse("best" if "process" in method.needs else "majority")
     solution = await solve_with(Parts(by, method, selection, Budget({"tokens": 400})), task.problem(2, 0), seed=1)
-    assert 0 < solution.cost.new_tokens
+    assert solution.cost.new_tokens > 0
     assert solution.cost.tokens <= 400
     assert solution.stopped in ("done", "budget")

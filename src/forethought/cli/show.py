@@ -35,7 +35,9 @@ def cell(value: object) -> str:
         return f"{value[0]} to {value[-1]}"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "-"
-    return {True: "yes", False: "no", None: "-"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+    return (
+        {True: "yes", False: "no", None: "-"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+    )
 
 
 def bench_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:

@@ -85,7 +85,12 @@ def call_of(text: str, kind: str) -> tuple[str, Mapping[str, Any]]:
         tree = ast.parse(f"f({rest}", mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
-    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.args or not distinct(tree.keywords):
+    if (
+        not isinstance(tree, ast.Call)
+        or not isinstance(tree.func, ast.Name)
+        or tree.args
+        or not distinct(tree.keywords)
+    ):
         raise UsageError(f"cannot read the {kind} '{text}': write it as name(parameter=value, ...)")
     return name.strip(), {str(k.arg): literal(k.value, text) for k in tree.keywords}
 

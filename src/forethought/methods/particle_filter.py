@@ -91,7 +91,9 @@ class ParticleFilterPublished:
     def __post_init__(self) -> None:
         require(self.n >= 1, f"particle-filter-published: n must be at least 1, not {self.n}")
         require(self.temper > 0, f"particle-filter-published: temper must be positive, not {self.temper}")
-        require(self.temperature >= 0, f"particle-filter-published: temperature must be at least 0, not {self.temperature}")
+        require(
+            self.temperature >= 0, f"particle-filter-published: temperature must be at least 0, not {self.temperature}"
+        )
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         step = by.step(problem, self.temperature)

@@ -45,10 +45,10 @@ def model_named(name: str) -> Model:
 
 
 def _smollm2() -> Model:
-    from forethought.models import pull
     from forethought.models.local import Local
+    from forethought.models.pull import path as pulled
 
-    path = pull.path()
+    path = pulled()
     if path is None:
         raise UsageError("smollm2 is not here yet: run `forethought pull smollm2`")
     return Local(path, "smollm2")

@@ -23,7 +23,7 @@ def sample(
     model: torch.nn.Module, asked: list[Asked], tokenizer: Tokenizer, temperature: float | None
 ) -> list[list[int]]:
     """One completion a problem, as token ids up to the end of the text; `temperature` None is greedy."""
-    pad = tokenizer.token_to_id(PAD)
+    pad = tokenizer.get_vocab()[PAD]
     prompts = [prompt_ids(problem, tokenizer) for _, problem in asked]
     width = max(map(len, prompts))
     device = next(model.parameters()).device

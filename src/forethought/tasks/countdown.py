@@ -130,7 +130,7 @@ class Countdown:
         return [int(n) for n in found[1].split()], int(found[2])
 
     def answer(self, text: str, problem: Problem) -> str | None:
-        """The expression that the steps compose, read from the steps; None if a step is false or uses a number that is not there."""
+        """The expression that the steps compose; None if one of them is false or uses a number that is not there."""
         pool = [(str(n), n) for n in self._asked(problem)[0]]
         for left, sign, right, result, _ in STEP.findall(text):
             if value_of(f"{left}{sign}{right}") != int(result):
