@@ -112,7 +112,7 @@ async def graded(task: GeneratedTask, problems: list[Problem], made: list[list[D
     model, found = reward_model(None), list[tuple[float, bool]]()
 
     async def grade(problem: Problem, draft: Draft) -> None:
-        grade, _ = await model.grade(task.prompt(problem), draft)
+        grade, _ = await model.grade(task.prompt(problem), draft, None)
         found.extend(zip(grade.steps, task.right_so_far(draft.text, problem), strict=False))
 
     async with anyio.create_task_group() as tasks:

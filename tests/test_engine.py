@@ -457,14 +457,14 @@ async def test_a_cancelled_call_has_told_its_cost(local: Local) -> None:
 async def test_a_reward_model_grades_each_step(reward: tuple[Path, Any]) -> None:
     model = RewardModel(reward[0])
     draft = Draft(None, "1) 5+2=7\n")
-    one, first = await model.grade(ASK, draft)
-    two, second = await model.grade(ASK, Draft(draft, "answer: 7", finish="end"))
+    one, first = await model.grade(ASK, draft, None)
+    two, second = await model.grade(ASK, Draft(draft, "answer: 7", finish="end"), draft)
     assert len(one.steps) == 1
     assert one.value == one.steps[0]
     assert two.steps == pytest.approx((one.value, two.value))
     assert (first.verifier_calls, second.verifier_calls) == (1, 1)
     assert second.verifier_tokens == 3  # "answer: ", "7", and the end of the text
-    assert first.verifier_tokens <= model.bound(ASK, draft).verifier_tokens
+    assert first.verifier_tokens <= model.bound(ASK, draft, None).verifier_tokens
 
 
 # what cannot be loaded

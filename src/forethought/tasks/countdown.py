@@ -15,6 +15,7 @@ from forethought.core.problem import Message, Problem
 from forethought.tasks.generated import Split, check_difficulty, draw
 
 LARGEST = 99
+ANY = "+-*/"
 PROMPT = re.compile(r"countdown (\d{1,2}(?: \d{1,2})+) = (\d{1,2})\n")
 STEP = re.compile(r"(?<!\d)(\d{1,3})([-+*/])(\d{1,3})=(\d{1,3}) \| (\d{1,3}(?: \d{1,3})*) ?\n?")
 EXPRESSION = re.compile(r"[-+*/() 0-9]{1,1000}")
@@ -24,7 +25,8 @@ SIGNS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-LEVELS = {1: (2, 9), 2: (3, 9), 3: (3, 20), 4: (4, 9), 5: (4, 20), 6: (5, 20)}  # how many numbers, up to which
+# How many numbers, up to which, and the operations that lead from them to the target.
+LEVELS = {1: (2, 9, "+"), 2: (3, 9, ANY), 3: (3, 20, ANY), 4: (4, 9, ANY), 5: (4, 20, ANY), 6: (5, 20, ANY)}
 
 
 def results(a: int, b: int) -> Iterator[tuple[str, int, int, int]]:
@@ -92,7 +94,7 @@ class Countdown:
     draft_tokens = 90
     checkable = True
     difficulties: Sequence[int] = range(1, 7)
-    middle = 3
+    middle = 2
 
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)
@@ -100,20 +102,20 @@ class Countdown:
         return draw(lambda rng: self._make(rng, difficulty, place), place, split)
 
     def _make(self, rng: random.Random, difficulty: int, name: str) -> Problem:
-        count, largest = LEVELS[difficulty]
+        count, largest, signs = LEVELS[difficulty]
         numbers = [rng.randrange(1, largest + 1) for _ in range(count)]
-        steps = list(self._walk(rng, numbers))
+        steps = list(self._walk(rng, numbers, signs))
         target = steps[-1][0][3]
         text = f"countdown {' '.join(map(str, numbers))} = {target}\n"
         return Problem(text, None, name, difficulty)
 
-    def _walk(self, rng: random.Random, numbers: list[int]) -> Iterator[tuple[tuple[str, int, int, int], list[int]]]:
-        """Random legal operations until one number is left; `-` or `/` always exists or `+` does."""
+    def _walk(
+        self, rng: random.Random, numbers: list[int], signs: str
+    ) -> Iterator[tuple[tuple[str, int, int, int], list[int]]]:
+        """Random legal operations with these signs until one number is left; of any two numbers one is legal."""
         while len(numbers) > 1:
             i, j = rng.sample(range(len(numbers)), 2)
-            legal = list(results(numbers[i], numbers[j]))
-            if not legal:
-                continue
+            legal = [operation for operation in results(numbers[i], numbers[j]) if operation[0] in signs]
             operation = rng.choice(legal)
             numbers = [operation[3], *rest_of(numbers, i, j)]
             yield operation, numbers

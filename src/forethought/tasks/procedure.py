@@ -36,7 +36,7 @@ class Procedure:
     draft_tokens = 300
     checkable = False
     difficulties: Sequence[int] = range(1, 21)
-    middle = 8
+    middle = 11
 
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)

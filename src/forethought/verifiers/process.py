@@ -44,7 +44,11 @@ class Process:
         return False
 
     def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
-        return reward_model(self.path).bound(task.prompt(problem), draft)
+        return reward_model(self.path).bound(task.prompt(problem), draft, self._known(draft))
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
-        return await reward_model(self.path).grade(task.prompt(problem), draft)
+        return await reward_model(self.path).grade(task.prompt(problem), draft, self._known(draft))
+
+    def _known(self, draft: Draft) -> Draft | None:
+        """The nearest beginning of the draft that this verifier has graded."""
+        return next((d for d in draft.lineage() if d is not draft and str(self) in d.grades), None)
