@@ -91,7 +91,7 @@ def test_the_sync_door() -> None:
 
 async def test_oracles_are_marked() -> None:
     assert (await solve(verifier="exact", select="best")).oracle
-    countdown = GENERATED["countdown"].problem(1, 0)
+    countdown = Problem("countdown 5 5 = 1\n", name="countdown/1")
     found = await solve(countdown, model=model(lambda prompt, so_far, seed: "5/5=1 | 1"), verifier="exact")
     assert (found.answer, found.oracle) == ("5/5", False)
 

@@ -79,7 +79,7 @@ def test_train_and_test_have_no_problem_in_common(task: GeneratedTask) -> None:
 @pytest.mark.parametrize(("task", "level", "index", "split", "text", "reference"), [
     ("chain", 1, 0, "test", "chain 48\n1) -5\n", "43"),
     ("chain", 8, 0, "test", "chain 8\n1) *8\n2) -2\n3) *2\n4) +6\n5) *6\n6) *8\n7) *5\n8) -4\n", "96"),
-    ("countdown", 1, 0, "test", "countdown 5 5 = 1\n", None),
+    ("countdown", 1, 0, "test", "countdown 5 5 = 10\n", None),
     ("countdown", 3, 0, "test", "countdown 17 3 9 = 60\n", None),
     ("procedure", 1, 0, "test", "procedure gch\n1) next\n", "hch"),
     ("procedure", 8, 0, "test",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forethought.engine.llama import Llama, Rows, forward, project
+from forethought.engine.llama import Llama, Rows, approval, forward, project
 from forethought.engine.prefixes import PrefixTree
 from forethought.engine.sampling import Sampling, choose
+
+PREFILL_TOKENS = 1024  # one pass takes at most so many tokens: attention scores grow with tokens times context
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +48,13 @@ class Row:
     def length(self) -> int:
         return len(self.ids) + len(self.tokens)
 
+    @property
+    def reusable(self) -> int:
+        """How many tokens need not be computed if the tree knows them: all up to the first whose output is asked for."""
+        if self.graded_from is not None:
+            return self.graded_from - 1
+        return len(self.ids) - 1 if self.how.max_tokens else len(self.ids)
+
     def stream(self) -> float:
         """The next number of this row's own random stream; neighbours in the batch have no part in it."""
         if not self.uniforms:
@@ -72,7 +81,7 @@ class Batch:
     def run(self, steps: int) -> None:
         """Up to `steps` decode steps; returns early when a request is done."""
         for _ in range(steps):
-            self._drop_cancelled()
+            self._release()
             while self._admit():
                 pass
             if self._leave():  # requests for one token, or for none
@@ -82,88 +91,107 @@ class Batch:
             if self._leave():
                 return
 
-    def _drop_cancelled(self) -> None:
+    @torch.inference_mode()
+    def tidy(self) -> None:
+        """Forget cancelled requests, also those that still wait. Only while nothing runs."""
+        self._release()
+        self.waiting = deque(row for row in self.waiting if not row.cancelled)
+
+    def _release(self) -> None:
         for row in [r for r in self.live if r.cancelled]:
             self._remove(row)
 
     def _admit(self) -> bool:
-        """Prefill newcomers in one pass, except those that share more than the tree knows: they wait for the next.
-
-        So nothing is computed twice, and what all of them cost together does not depend on who met whom.
-        """
-        newcomers: list[Row] = []
-        begun: set[tuple[int, ...]] = set()  # what the tree is going to know after this pass
-        later: deque[Row] = deque()
-        while self.waiting and len(self.live) + len(newcomers) < self._max_rows:
-            row = self.waiting.popleft()
-            if row.cancelled:
-                continue
-            known = self.tree.match(row.ids)[0]
-            unknown = row.ids[: known + 1]
-            if known < len(row.ids) - 1 and unknown in begun:
-                later.append(row)
-                continue
-            begun.add(unknown)
-            newcomers.append(row)
-        self.waiting.extendleft(reversed(later))
+        """Prefill the newcomers for whom there is room. True if there were any."""
+        newcomers = self._newcomers()
         if newcomers:
             self._prefill(newcomers)
         return bool(newcomers)
 
+    def _newcomers(self) -> list[Row]:
+        """The next rows by arrival. Of those that begin alike beyond what the tree knows only the first: what it computes is
+        there for the others in the next pass.
+        """
+        chosen: dict[Hashable, Row] = {}
+        later: deque[Row] = deque()
+        while self.waiting and len(self.live) + len(chosen) < self._max_rows:
+            row = self.waiting.popleft()
+            known, _ = self.tree.match(row.ids)
+            first_new: Hashable = row.ids[: known + 1] if known < row.reusable else row
+            if not row.cancelled:
+                (later.append(row) if first_new in chosen else chosen.setdefault(first_new, row))
+        self.waiting.extendleft(reversed(later))
+        return list(chosen.values())
+
     def _prefill(self, newcomers: list[Row]) -> None:
         first = len(self.live)
-        self._rows.reserve(first + len(newcomers), max(r.length + r.how.max_tokens for r in newcomers))
-        starts = [self._recall(row, first + i) for i, row in enumerate(newcomers)]
-        pieces = [row.ids[start:] for row, start in zip(newcomers, starts, strict=True)]
-        width = max(map(len, pieces))
-        ids = torch.tensor([[*piece, *[0] * (width - len(piece))] for piece in pieces])
-        self._rows.reserve(first + len(newcomers), max(starts) + width)
-        hidden = forward(self.model, self._rows, ids, torch.tensor(starts), first)
+        self._rows.reserve(first + len(newcomers), max(row.length for row in newcomers))
+        newcomers.sort(key=lambda row: len(row.ids) - self._known(row), reverse=True)
+        for slot, row in enumerate(newcomers, first):
+            self._recall(row, slot)
+        last = self._read(newcomers, first)
         self.live.extend(newcomers)
-        for i, (row, start) in enumerate(zip(newcomers, starts, strict=True)):
-            row.computed += len(pieces[i])
-            row.reads += (start + row.length + 1) * len(pieces[i]) // 2
-            self._read_given(row, hidden[i, : len(pieces[i])], start)
-            self._remember(row, first + i, start)
-        sampled = [row.how.max_tokens > 0 for row in newcomers]
-        last = torch.stack([hidden[i, len(piece) - 1] for i, piece in enumerate(pieces)])
-        if any(sampled):
-            self._extend(newcomers, last)
+        for slot, row in enumerate(newcomers, first):
+            self._remember(row, slot)
+        sampling = [i for i, row in enumerate(newcomers) if row.how.max_tokens]
+        if sampling:
+            self._extend([newcomers[i] for i in sampling], torch.stack([last[i] for i in sampling]))
 
-    def _recall(self, row: Row, slot: int) -> int:
-        """Copy what the tree knows of a row's text into its slot; at least one token is left to compute."""
-        most = len(row.ids) - 1 if row.how.max_tokens or row.graded_from is not None else len(row.ids)
-        most = most if row.graded_from is None else row.graded_from - 1
-        _, path = self.tree.match(row.ids)
-        length = 0
-        for node, taken in path:
-            taken = min(taken, most - length)
-            self._rows.write(slot, length, node.kv[:, :, :, :taken])
+    def _known(self, row: Row) -> int:
+        return min(self.tree.match(row.ids)[0], row.reusable)
+
+    def _recall(self, row: Row, slot: int) -> None:
+        """Copy what the tree knows of a row's text into its slot."""
+        for node, taken in self.tree.match(row.ids)[1]:
+            taken = min(taken, row.reusable - row.cached)
+            self._rows.write(slot, row.cached, node.kv[:, :, :, :taken])
             row.outputs += node.outputs[:taken].tolist()
-            length += taken
-        if length == len(row.ids):  # a classifier has read all of it before: one token more does no harm
-            length, row.outputs = length - 1, row.outputs[:-1]
-        row.cached = length
-        return length
+            row.cached += taken
+
+    def _read(self, rows: list[Row], first: int) -> dict[int, Tensor]:
+        """Compute what is not cached, a piece of the rows at a time, those with the most to read first in `rows`.
+
+        Returns the hidden state after each row's last token, by its index.
+        """
+        done, last = 0, dict[int, Tensor]()
+        todo = [row.ids[row.cached :] for row in rows]
+        while busy := sum(len(ids) > done for ids in todo):
+            width = min(max(1, PREFILL_TOKENS // busy), len(todo[0]) - done)
+            pieces = [ids[done : done + width] for ids in todo[:busy]]
+            starts = torch.tensor([row.cached + done for row in rows[:busy]])
+            self._rows.reserve(0, int(starts.max()) + width)  # the padding of short rows may stand behind the longest
+            ids = torch.tensor([[*piece, *[0] * (width - len(piece))] for piece in pieces])
+            hidden = forward(self.model, self._rows, ids, starts, first)
+            for i, (row, piece) in enumerate(zip(rows, pieces, strict=False)):
+                self._read_given(row, hidden[i, : len(piece)], row.cached + done)
+                last[i] = hidden[i, len(piece) - 1]
+            done += width
+        return last
 
     def _read_given(self, row: Row, hidden: Tensor, start: int) -> None:
-        """What a classifier says of the given tokens, or a generator of the likelihood of the graded ones."""
+        """Count the piece that begins at `start`, and keep what a classifier says of it or a graded text's likelihood."""
+        stop = start + len(hidden)
+        row.computed += len(hidden)
+        row.reads += (start + 1 + stop) * len(hidden) // 2
         if self.model.head_bias is not None:
-            logits = project(self.model, hidden)
-            row.outputs += (logits[:, 1] - logits[:, 0]).sigmoid().tolist()
+            row.outputs += approval(self.model, hidden).tolist()
         elif row.graded_from is not None:
-            logits = project(self.model, hidden[row.graded_from - 1 - start : -1])
-            asked = torch.tensor(row.ids[row.graded_from :], dtype=torch.long)
-            row.logprobs = logits.log_softmax(-1).gather(1, asked[:, None]).squeeze(1).tolist()
+            skip = max(0, row.graded_from - 1 - start)
+            asked = torch.tensor(row.ids[start + skip + 1 : stop + 1], dtype=torch.long)
+            logits = project(self.model, hidden[skip : skip + len(asked)])
+            row.logprobs += logits.log_softmax(-1).gather(1, asked[:, None]).squeeze(1).tolist()
 
-    def _remember(self, row: Row, slot: int, start: int) -> None:
-        """Put what was computed from `start` on into the tree. The last sampled token has no keys and values yet."""
-        text = [*row.ids, *row.tokens[:-1]]
-        if len(text) > start:
-            self.tree.insert(text, start, self._rows.read(slot, start, len(text)), torch.tensor(row.outputs[start:]))
+    def _remember(self, row: Row, slot: int) -> None:
+        """Put what the tree does not know into it. The last sampled token has no keys and values yet."""
+        text = (*row.ids, *row.tokens[:-1])
+        known, _ = self.tree.match(text)
+        if known < len(text):
+            outputs = torch.tensor(row.outputs[known:])
+            self.tree.insert(text, known, self._rows.read(slot, known, len(text)), outputs)
 
     def _decode(self) -> None:
         rows = self.live
+        self._rows.reserve(len(rows), max(row.length for row in rows))
         ids = torch.tensor([[row.tokens[-1]] for row in rows])
         starts = torch.tensor([row.length - 1 for row in rows])
         hidden = forward(self.model, self._rows, ids, starts, 0)
@@ -173,25 +201,24 @@ class Batch:
         self._extend(rows, hidden[:, 0])
 
     def _extend(self, rows: list[Row], hidden: Tensor) -> None:
-        """Sample one token for each row that wants one."""
+        """Sample one token for each row."""
         logits = project(self.model, hidden)
-        uniforms = torch.tensor([row.stream() if row.how.max_tokens else 0.0 for row in rows], dtype=torch.double)
+        uniforms = torch.tensor([row.stream() for row in rows], dtype=torch.double)
         chosen = choose(logits, [row.how for row in rows], uniforms)
         for i, row in enumerate(rows):
             if len(row.tokens) < len(row.how.forced):
                 chosen[i] = row.how.forced[len(row.tokens)]
-        logprobs = logits.log_softmax(-1)
-        of_chosen = logprobs.gather(1, chosen[:, None]).squeeze(1).tolist()
-        for i, (row, token, logprob) in enumerate(zip(rows, chosen.tolist(), of_chosen, strict=True)):
-            if row.how.max_tokens:
-                self._append(row, token, logprob, logprobs[i])
+        norms = logits.logsumexp(-1)
+        logprobs = (logits.gather(1, chosen[:, None]).squeeze(1) - norms).tolist()
+        for i, (row, token, logprob) in enumerate(zip(rows, chosen.tolist(), logprobs, strict=True)):
+            if row.how.top:
+                values, ids = (logits[i] - norms[i]).topk(row.how.top)
+                row.top.append(dict(zip(ids.tolist(), values.tolist(), strict=True)))
+            self._append(row, token, logprob)
 
-    def _append(self, row: Row, token: int, logprob: float, logprobs: Tensor) -> None:
+    def _append(self, row: Row, token: int, logprob: float) -> None:
         row.tokens.append(token)
         row.logprobs.append(logprob)
-        if row.how.top:
-            values, ids = logprobs.topk(row.how.top)
-            row.top.append(dict(zip(ids.tolist(), values.tolist(), strict=True)))
         if token in self.model.eos:
             row.finish = "end"
         elif self.stops(row):
@@ -204,7 +231,7 @@ class Batch:
         leaving = [row for row in self.live if row.finish is not None or not row.how.max_tokens]
         for row in leaving:
             if row.tokens:
-                self._remember(row, self.live.index(row), len(row.ids))
+                self._remember(row, self.live.index(row))
             self._remove(row)
             row.done = True
         return bool(leaving)

@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from forethought.core.errors import UsageError
 from forethought.engine.batch import Batch, Row
 from forethought.engine.llama import Llama
 from forethought.engine.prefixes import PrefixTree
@@ -23,10 +24,13 @@ TOKENS_A_HOP = 8  # decode steps between two looks at the event loop
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A classifier's word on each token of a text, and how many of these tokens had to be computed."""
+    """A classifier's word on each token of a text, how many of these tokens had to be computed, and how many token-steps
+    attention read for that.
+    """
 
     outputs: tuple[float, ...]
     computed: int
+    reads: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -58,17 +62,37 @@ class Engine:
     async def generate(
         self, ids: Sequence[int], how: Sampling, seed: int, progress: Callable[[Row], None] = lambda row: None
     ) -> Row:
-        """Sample a continuation of `ids`. A cancelled request frees its row at the next step."""
+        """Sample a continuation of `ids`. A cancelled request frees its row at the next step.
+
+        `progress` is told of the row after some steps, and once more if the request ends without a result. Raises
+        UsageError for a classifier, and where there is nothing to go on from.
+        """
+        if self.model.head_bias is not None:
+            raise UsageError("a classifier cannot generate: this needs a generator")
+        if not ids:
+            raise UsageError("the prompt is empty: a model needs at least one token to go on from")
         return await self._run(Row(tuple(ids), how, seed, progress))
 
     async def score(self, ids: Sequence[int]) -> Scored:
-        """Read `ids` with a classifier: the probability of label 1 after each token. Nothing is read twice."""
-        row = await self._run(Row(tuple(ids), Sampling(0), 0))
-        return Scored(tuple(row.outputs), row.computed)
+        """Read `ids` with a classifier: the probability of label 1 after each token. Nothing is read twice.
 
-    async def loglikelihood(self, ids: Sequence[int], continuation: Sequence[int]) -> tuple[float, ...]:
-        """The log-probability of each token of `continuation` after `ids`, in one pass."""
-        row = Row((*ids, *continuation), Sampling(0), 0, graded_from=len(ids))
+        Raises UsageError for a model that is no classifier.
+        """
+        if self.model.head_bias is None:
+            raise UsageError("a generator cannot grade: this needs a LlamaForTokenClassification")
+        row = await self._run(Row(tuple(ids), Sampling(0), 0))
+        return Scored(tuple(row.outputs), row.computed, row.reads)
+
+    async def loglikelihood(
+        self, ids: Sequence[int], continuation: Sequence[int], progress: Callable[[Row], None] = lambda row: None
+    ) -> tuple[float, ...]:
+        """The natural log-probability of each token of `continuation` after `ids`, in one pass.
+
+        Raises UsageError if `ids` is empty.
+        """
+        if not ids:
+            raise UsageError("the prompt is empty: the first token of a text has no likelihood")
+        row = Row((*ids, *continuation), Sampling(0), 0, progress, graded_from=len(ids))
         return tuple((await self._run(row)).logprobs)
 
     async def _run(self, row: Row) -> Row:
@@ -83,18 +107,27 @@ class Engine:
                 else:
                     await self._drive(waiter)
         finally:
-            row.cancelled = not row.done
             self._waiters.remove(waiter)
+            if not row.done:
+                row.cancelled = True
+                row.progress(row)
             self._hand_over()
         if waiter.error is not None:
             raise waiter.error
         return row
 
+    async def _gather(self) -> None:
+        """Let concurrent callers join the first step: wait until a look at the event loop brings no more of them."""
+        waiting = 0
+        while waiting < len(self._waiters):
+            waiting = len(self._waiters)
+            await anyio.lowlevel.checkpoint()
+
     async def _drive(self, leader: _Waiter) -> None:
         """Run the batch until the leader's request is done. An error of a step is an error of all that were in it."""
         self._driven = True
         try:
-            await anyio.lowlevel.checkpoint()  # let concurrent callers join the first step
+            await self._gather()
             while not leader.row.done:
                 await anyio.to_thread.run_sync(self.batch.run, TOKENS_A_HOP)
                 for waiter in self._waiters:
@@ -110,9 +143,8 @@ class Engine:
             self._driven = False
 
     def _hand_over(self) -> None:
-        if self._driven:
-            return
-        if self._waiters:
-            self._waiters[0].wake.set()
-        else:
-            self.batch.clear()  # only the cancelled are left
+        """If nobody drives, let the next one; the cancelled are freed by the next step, or here if there will be none."""
+        if not self._driven:
+            self.batch.tidy()
+            if self._waiters:
+                self._waiters[0].wake.set()

@@ -23,6 +23,12 @@ class Shape:
     rope_scale: float = 1.0
     parameters: int = 0
 
+    def flops(self, tokens: int, reads: int) -> float:
+        """Operations for `tokens` passes and `reads` token-steps of attention: twice the parameters a token, and products
+        with a key and a value a read.
+        """
+        return 2.0 * self.parameters * tokens + 4.0 * self.layers * self.heads * self.head_dim * reads
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -62,7 +68,7 @@ class Rows:
         _, rows, _, room, _ = self.keys.shape
         if count <= rows and length <= room:
             return
-        rows, room = max(rows, 1 << (count - 1).bit_length()), max(room, -(-length // 128) * 128)
+        rows, room = max(rows, 1 << max(count - 1, 0).bit_length()), max(room, -(-length // 128) * 128)
         self.keys, self.values = (self._grown(old, rows, room) for old in (self.keys, self.values))
 
     def _grown(self, old: Tensor, rows: int, room: int) -> Tensor:
@@ -147,3 +153,9 @@ def attend(
 def project(model: Llama, hidden: Tensor) -> Tensor:
     """Logits of hidden states."""
     return F.linear(hidden, model.head, model.head_bias)
+
+
+def approval(model: Llama, hidden: Tensor) -> Tensor:
+    """The probability of label 1 after each token; of the only label where a classifier has one."""
+    logits = project(model, hidden)
+    return logits.softmax(-1)[..., 1] if logits.shape[-1] > 1 else logits[..., 0].sigmoid()

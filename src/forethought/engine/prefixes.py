@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -79,14 +80,18 @@ class PrefixTree:
         return upper
 
     def _evict(self) -> None:
+        """Forget the leaves that were used longest ago, and their parents once they are leaves, down to some headroom."""
         if self.bytes <= self.capacity:
             return
-        leaves = sorted((n for n in self.nodes() if not n.children), key=lambda n: n.used)
-        for leaf in leaves:
-            if self.bytes <= self.capacity * 0.9 or leaf.parent is None:
-                return
+        leaves = [(n.used, id(n), n) for n in self.nodes() if not n.children]
+        heapq.heapify(leaves)
+        while leaves and self.bytes > self.capacity * 0.9:
+            leaf = heapq.heappop(leaves)[2]
+            assert leaf.parent is not None
             del leaf.parent.children[leaf.tokens[0]]
             self.bytes -= leaf.bytes
+            if leaf.parent is not self._root and not leaf.parent.children:
+                heapq.heappush(leaves, (leaf.parent.used, id(leaf.parent), leaf.parent))
 
     def nodes(self) -> Iterator[Node]:
         stack = list(self._root.children.values())

@@ -41,7 +41,7 @@ def choose(logits: Tensor, how: list[Sampling], uniforms: Tensor) -> Tensor:
 
 def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
     """Keep the fewest tokens whose mass reaches top_p, at least one (Holtzman et al. 2019, arXiv:1904.09751)."""
-    ordered, order = probs.sort(-1, descending=True)
+    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     kept = ordered.masked_fill(before >= (top_p[:, None] * probs.sum(-1, keepdim=True)).clamp_min(1e-12), 0.0)
     return torch.zeros_like(probs).scatter(-1, order, kept)

@@ -20,7 +20,7 @@ def load(path: Path) -> Llama:
     """Read a model into fp32. Raises UsageError, in one line, for a path that holds no model of the family."""
     try:
         return _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
-    except UsageError:
+    except (UsageError, ImportError):
         raise
     except KeyError as error:
         raise UsageError(f"{path} cannot be loaded: it has no {error}") from None
@@ -34,7 +34,7 @@ def _from_folder(path: Path) -> Llama:
     name = (config.get("architectures") or ["model of no named architecture"])[0]
     if name not in KNOWN:
         raise UsageError(f"{path} is a {name}; the local engine runs {', '.join(KNOWN)}")
-    return build(config, _safetensors(path))
+    return build({**config, "eos_token_id": _ends(path, config)}, _safetensors(path))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -43,6 +43,13 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is no model folder: cannot read its config.json ({type(error).__name__})") from None
     return found
+
+
+def _ends(path: Path, config: Mapping[str, Any]) -> Any:
+    """What ends a text: chat models name more tokens in generation_config.json than in config.json."""
+    generation = path / "generation_config.json"
+    told = json.loads(generation.read_text()) if generation.exists() else {}
+    return told.get("eos_token_id", config.get("eos_token_id"))
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -55,12 +62,18 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _from_gguf(path: Path) -> Llama:
-    from transformers import AutoModelForCausalLM
+    """By transformers' reader of GGUF files itself: its from_pretrained asks for accelerate and holds the weights twice."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    with torch.device("meta"):  # a model without weights, whose names the reader looks up
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     if type(model).__name__ not in KNOWN:
         raise UsageError(f"{path} is a {type(model).__name__}; the local engine runs {', '.join(KNOWN)}")
-    return build(model.config.to_dict(), {name: t.detach() for name, t in model.state_dict().items()})
+    reader: Any = load_gguf_checkpoint
+    read = reader(str(path), return_tensors=True, model_to_load=model, torch_dtype=torch.float32)
+    return build(config.to_dict(), read["tensors"])
 
 
 def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:
@@ -68,9 +81,9 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:
     _check(config, tensors)
     embedding = tensors["model.embed_tokens.weight"]
     tied = embedding if config.get("tie_word_embeddings") else None
-    head = next(t for t in (tensors.get("score.weight"), tensors.get("lm_head.weight"), tied) if t is not None)
+    head = next(t for t in (tensors.get("score.weight"), tied, tensors.get("lm_head.weight")) if t is not None)
     layers = tuple(_layer(tensors, f"model.layers.{i}.") for i in range(config["num_hidden_layers"]))
-    parameters = sum(t.numel() for name, t in tensors.items() if name != "lm_head.weight" or t is not embedding)
+    parameters = sum(t.numel() for name, t in tensors.items() if name != "lm_head.weight" or head is t)
     eos = config.get("eos_token_id")
     return Llama(
         _shape(config, parameters),
@@ -89,6 +102,8 @@ def _check(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         raise UsageError("the local engine does not run models with biases in their layers yet")
     if (activation := config.get("hidden_act", "silu")) != "silu":
         raise UsageError(f"the local engine does not run models with the activation '{activation}' yet")
+    if config.get("sliding_window"):
+        raise UsageError("the local engine does not run models with sliding-window attention yet")
     if not config.get("tie_word_embeddings") and not {"score.weight", "lm_head.weight"} & set(tensors):
         raise KeyError("lm_head.weight")
 

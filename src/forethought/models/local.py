@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,10 @@ from forethought.models.protocol import Ability, Completion, Request
 if TYPE_CHECKING:
     from forethought.engine.batch import Row
     from forethought.engine.engine import Engine
+    from forethought.engine.sampling import Sampling
     from forethought.models.reading import Reader
+
+PART = "\ufffd"
 
 
 class Local:
@@ -36,30 +40,33 @@ class Local:
 
     @functools.cached_property
     def engine(self) -> Engine:
-        try:
+        with needed():
             from forethought.engine.engine import Engine
-        except ModuleNotFoundError as error:
-            raise UsageError(f"local models need {error.name}: pip install 'forethought[local]'") from None
-        return Engine.load(self.path, self._stops)
+            from forethought.engine.weights import load
+
+            return Engine(load(self.path), self._stops)
 
     @functools.cached_property
     def reader(self) -> Reader:
-        try:
+        with needed():
             from forethought.models.reading import Reader
 
             return Reader(self.path)
-        except ModuleNotFoundError as error:
-            raise UsageError(f"local models need {error.name}: pip install 'forethought[local]'") from None
 
     def ids(self, messages: Sequence[Message], draft: Draft) -> tuple[int, ...]:
         """The token ids of a prompt and the draft so far."""
         from forethought.models.reading import as_chat
 
         prompt: tuple[int, ...] = self.reader.prompt_ids(as_chat(messages))
-        pieces = [d.tokens or self.reader.encode(d.new) for d in draft.lineage() if d.new][::-1]
-        return (*prompt, *(i for piece in pieces for i in piece))
+        return prompt + self._written(draft)
+
+    def _written(self, draft: Draft) -> tuple[int, ...]:
+        """The ids of a draft. A piece may have ids and no text: the first bytes of a character."""
+        pieces = [d.tokens or (self.reader.encode(d.new) if d.new else ()) for d in draft.lineage()]
+        return tuple(i for piece in reversed(pieces) for i in piece)
 
     def bound(self, request: Request) -> Cost:
+        """By an exact count of the prompt and `max_tokens` new ones. The first call loads the model."""
         prompt, new = len(self.ids(request.messages, request.draft)), request.max_tokens
         reads = (prompt + new) * (prompt + new + 1) // 2
         return Cost(
@@ -67,36 +74,29 @@ class Local:
             prompt_tokens=prompt,
             cached_tokens=prompt,
             new_tokens=new,
-            flops=self._flops(prompt + new, reads),
+            flops=self.engine.model.shape.flops(prompt + new, reads),
             kv_reads=reads,
             critical_tokens=new,
         )
 
-    def _flops(self, computed: int, reads: int) -> float:
-        """Multiplications and additions: twice the parameters a token, and four times the width a token read."""
-        shape = self.engine.model.shape
-        return 2.0 * shape.parameters * computed + 4.0 * shape.layers * shape.heads * shape.head_dim * reads
-
     async def extend(self, request: Request, call: Call) -> Completion:
-        from forethought.engine.sampling import Sampling
-
-        how = Sampling(
-            request.max_tokens,
-            request.temperature,
-            request.top_p,
-            request.min_p,
-            request.logprobs,
-            request.stop,
-            request.forced,
-        )
+        """Draw one continuation. Its texts join to the text of all ids: the first bytes of a character wait for the rest."""
         ids = self.ids(request.messages, request.draft)
-        row = await self.engine.generate(ids, how, call.seed, lambda row: call.progress(self._cost(row)))
+        row = await self.engine.generate(ids, sampling(request), call.seed, lambda row: call.progress(self._cost(row)))
         assert row.finish is not None
-        tokens = row.tokens[:-1] if row.finish == "end" else row.tokens
-        prompt = len(ids) - len(request.draft.ids)
-        text = self.reader.added(ids[prompt:], tokens)
-        top = tuple({self.reader.piece(i): value for i, value in entry.items()} for entry in row.top)
-        return Completion(text, row.finish, self._cost(row), tuple(tokens), tuple(row.logprobs[: len(tokens)]), top)
+        tokens = tuple(row.tokens[:-1] if row.finish == "end" else row.tokens)
+        text = self._added(self._written(request.draft), tokens, row.finish == "end")
+        top = tuple(self._named(entry) for entry in row.top[: len(tokens)])
+        return Completion(text, row.finish, self._cost(row), tokens, tuple(row.logprobs[: len(tokens)]), top)
+
+    def _added(self, before: tuple[int, ...], new: tuple[int, ...], last: bool) -> str:
+        """The text that `new` adds after `before`; all of it if it is the `last`, else up to the last whole character."""
+        whole, head = self.reader.decode(before + new), complete(self.reader.decode(before))
+        return (whole if last else complete(whole))[len(head) :]
+
+    def _named(self, top: Mapping[int, float]) -> dict[str, float]:
+        """Alternatives by their texts. Of two that read the same, the likelier counts."""
+        return {self.reader.piece(token): value for token, value in reversed(list(top.items()))}
 
     def _cost(self, row: Row) -> Cost:
         new = len(row.tokens)
@@ -105,22 +105,50 @@ class Local:
             prompt_tokens=len(row.ids),
             cached_tokens=row.cached,
             new_tokens=new,
-            flops=self._flops(row.computed, row.reads),
+            flops=self.engine.model.shape.flops(row.computed, row.reads),
             kv_reads=row.reads,
             critical_tokens=new,
         )
 
     async def loglikelihood(self, request: Request, continuation: str, call: Call) -> tuple[float, ...]:
+        """Natural log-probabilities, one a token. `call.progress` is told what it took."""
         ids = self.ids(request.messages, request.draft)
-        return await self.engine.loglikelihood(ids, self.reader.encode(continuation))
+        asked = self.reader.encode(continuation)
+        return await self.engine.loglikelihood(ids, asked, lambda row: call.progress(self._cost(row)))
 
     def _stops(self, row: Row) -> bool:
-        """Whether the last token completed a stop string, also one that began in earlier tokens."""
-        if not row.how.stop:
+        """Whether the last token completed a stop string, also one that began in earlier tokens or in half a character."""
+        stops = row.how.stop
+        if not stops or not self._may_end(row.tokens[-1], stops):
             return False
-        last = self.reader.piece(row.tokens[-1])
-        if not any(stop[-1] in last for stop in row.how.stop):
-            return False
-        longest = max(map(len, row.how.stop))
-        tail = self.reader.decode(row.tokens[-longest - 1 :])  # every token has at least a part of a character
-        return any(stop in tail[-len(last) - len(stop) + 1 :] for stop in row.how.stop)
+        longest = max(len(stop.encode()) for stop in stops)
+        tail = self.reader.decode(row.tokens[-longest - 1 :])  # a token has at least a byte
+        return any(stop in tail for stop in stops)  # an earlier one would have ended the row earlier
+
+    def _may_end(self, token: int, stops: tuple[str, ...]) -> bool:
+        """A quick look at one token. Alone it may have lost a space or show its bytes as U+FFFD: look closer then."""
+        piece = self.reader.piece(token)
+        return any(PART in piece or stop[-1].isspace() or stop[-1] in piece for stop in stops)
+
+
+def sampling(request: Request) -> Sampling:
+    from forethought.engine.sampling import Sampling
+
+    limits = (request.max_tokens, request.temperature, request.top_p, request.min_p)
+    return Sampling(*limits, request.logprobs, request.stop, request.forced)
+
+
+@contextmanager
+def needed() -> Iterator[None]:
+    """Tell a missing library of the extra `local` in one line."""
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"local models need {error.name or 'more libraries'}: pip install 'forethought[local]'"
+        ) from None
+
+
+def complete(text: str) -> str:
+    """A decoded text up to its last whole character: bytes of the next one are decoded to U+FFFD."""
+    return text.rstrip(PART)

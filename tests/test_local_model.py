@@ -1,0 +1,345 @@
+"""Local models: texts that join, stop strings and costs under a real byte-level tokenizer, and what the engine saves."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from forethought.core.cost import Cost
+from forethought.core.draft import ROOT, Draft
+from forethought.core.errors import UsageError
+from forethought.core.scope import Call
+from forethought.engine import batch
+from forethought.engine.batch import Row
+from forethought.engine.engine import TOKENS_A_HOP, Engine
+from forethought.engine.prefixes import PrefixTree
+from forethought.engine.sampling import Sampling
+from forethought.engine.weights import load
+from forethought.models.local import Local
+from forethought.models.protocol import Completion, Request
+from tests import tiny
+from tests.test_engine import check_idle, prompt, together
+
+pytestmark = pytest.mark.anyio
+
+ASK = ({"role": "user", "content": "chain 5\n"},)
+MANY_BYTES = "größer 日本語😀. done"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("generator")
+    tiny.generator(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Local:
+    """A model whose tokens are single bytes, so that most of its characters take several."""
+    path = tmp_path_factory.mktemp("bytewise")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tiny.generator(path, vocab_size=len(alphabet) + 1, eos_token_id=len(alphabet))
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("</s>", special=True)])
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    return Local(path)
+
+
+@pytest.fixture
+def make(folder: Path) -> Callable[..., Engine]:
+    model = replace(load(folder), eos=frozenset())
+    return lambda **how: Engine(model, lambda row: False, **how)
+
+
+async def forced(local: Local, ids: tuple[int, ...], draft: Draft = ROOT, **how: Any) -> Completion:
+    return await local.extend(Request(ASK, draft, len(ids), forced=ids, **how), Call((), 0))
+
+
+# texts
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+async def test_texts_of_steps_join_to_the_text_of_all_ids(bytewise: Local, size: int) -> None:
+    ids, draft = bytewise.reader.encode(MANY_BYTES), ROOT
+    for i in range(0, len(ids), size):
+        done = await forced(bytewise, ids[i : i + size], draft)
+        assert "\ufffd" not in done.text
+        draft = Draft(draft, done.text, done.tokens, done.logprobs)
+    assert draft.text == MANY_BYTES
+    assert draft.ids == ids
+    assert bytewise.ids(ASK, draft) == bytewise.ids(ASK, ROOT) + ids
+
+
+async def test_a_broken_character_is_told_at_the_end(bytewise: Local) -> None:
+    (eos,) = bytewise.engine.model.eos
+    cut = bytewise.reader.encode("a日")[:-1]
+    assert (await forced(bytewise, cut)).text == "a"
+    done = await forced(bytewise, (*cut, eos))
+    assert (done.text, done.finish, done.tokens) == ("a\ufffd", "end", cut)
+    assert done.cost.new_tokens == len(cut) + 1
+
+
+@pytest.mark.parametrize("stop", ["語", "😀", "本語", "r ", "\ufffd"])
+async def test_stop_strings_of_many_bytes(bytewise: Local, stop: str) -> None:
+    done = await forced(bytewise, bytewise.reader.encode(MANY_BYTES), stop=("never", stop))
+    if stop == "\ufffd":
+        return  # half a character reads like this one: it may stop there, and must not fail
+    before, _, _ = MANY_BYTES.partition(stop)
+    assert (done.text, done.finish) == (before + stop, "stop")
+
+
+async def test_a_draft_without_ids_is_read_as_text(bytewise: Local) -> None:
+    draft = Draft(Draft(None, "größ"), "er", bytewise.reader.encode("er"))
+    done = await forced(bytewise, bytewise.reader.encode(" 日"), draft)
+    assert done.text == " 日"
+    assert done.cost.prompt_tokens == len(bytewise.ids(ASK, ROOT)) + len("größer".encode())
+
+
+async def test_of_alternatives_that_read_the_same_the_likelier_counts(bytewise: Local) -> None:
+    done = await bytewise.extend(Request(ASK, max_tokens=1, logprobs=200, temperature=0), Call((), 0))
+    half = [i for i in range(256) if bytewise.reader.piece(i) == "\ufffd"]
+    row = await bytewise.engine.generate(bytewise.ids(ASK, ROOT), Sampling(1, 0.0, top=200), 0)
+    assert done.top[0]["\ufffd"] == max(value for token, value in row.top[0].items() if token in half)
+
+
+# costs
+
+
+async def test_what_a_call_costs(folder: Path) -> None:
+    local = Local(folder)
+    shape = local.engine.model.shape
+    request = Request(ASK, max_tokens=6, temperature=0)
+    done = await local.extend(request, Call((), 0))
+    asked, new = len(local.ids(ASK, ROOT)), done.cost.new_tokens
+    reads = sum(range(1, asked + new))  # the last token is not computed any more
+    flops = 2 * shape.parameters * (asked + new - 1) + 4 * shape.layers * shape.heads * shape.head_dim * reads
+    assert done.cost == Cost(
+        calls=1, prompt_tokens=asked, new_tokens=new, flops=flops, kv_reads=reads, critical_tokens=new
+    )
+
+
+async def test_likelihoods_tell_their_cost(folder: Path) -> None:
+    local, call = Local(folder), Call((), 0)
+    assert len(await local.loglikelihood(Request(ASK), "1) 5", call)) == 2
+    assert call.so_far is not None
+    assert call.so_far.prompt_tokens == len(local.ids(ASK, ROOT)) + 2
+    assert call.so_far.flops > 0
+
+
+@pytest.mark.parametrize("pieces", [10_000, 7])
+async def test_a_prompt_is_read_in_pieces(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    engine = make()
+    lengths = (3, 40, 41, 1, 17)
+    asked = [(prompt(length, length), Sampling(4), length) for length in lengths]
+    want = [(await make().generate(*a)).tokens for a in asked]
+    likely = await make().loglikelihood(prompt(9), prompt(30, 7))
+    monkeypatch.setattr(batch, "PREFILL_TOKENS", pieces)
+    rows = await together(engine, asked)
+    assert [row.tokens for row in rows] == want
+    assert [(row.cached, row.computed) for row in rows] == [(0, length + 3) for length in lengths]
+    assert [row.reads for row in rows] == [sum(range(1, length + 4)) for length in lengths]
+    assert await make().loglikelihood(prompt(9), prompt(30, 7)) == pytest.approx(likely, abs=1e-4)
+    check_idle(engine)
+
+
+# what is shared is computed once
+
+
+async def test_a_beginning_that_meets_itself_is_computed_once(make: Callable[..., Engine]) -> None:
+    engine = make()
+    begin = prompt(50)
+    rows = await together(engine, [((*begin, 4 + i, 9), Sampling(3), i) for i in range(8)])
+    assert sum(row.computed for row in rows) == 50 + 8 * (2 + 2)
+    assert sorted(row.cached for row in rows) == [0, *[50] * 7]
+    alone = [(await make().generate((*begin, 4 + i, 9), Sampling(3), i)).tokens for i in range(8)]
+    assert [row.tokens for row in rows] == alone
+    check_idle(engine)
+
+
+async def test_drafts_of_one_prompt_are_graded_by_their_own_tokens(tmp_path: Path) -> None:
+    tiny.classifier(tmp_path)
+    engine, found = Engine.load(tmp_path, lambda row: False), dict[int, Any]()
+
+    async def grade(i: int) -> None:
+        found[i] = await engine.score((*prompt(30), 4 + i, 5))
+
+    async with anyio.create_task_group() as tasks:
+        for i in range(8):
+            tasks.start_soon(grade, i)
+    assert sum(scored.computed for scored in found.values()) == 30 + 8 * 2
+    for i, scored in found.items():
+        fresh = await Engine.load(tmp_path, lambda row: False).score((*prompt(30), 4 + i, 5))
+        assert scored.outputs == pytest.approx(fresh.outputs, abs=1e-5)
+
+
+async def test_known_texts_start_in_one_pass(make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make()
+    passes = []
+    whole = batch.forward
+    monkeypatch.setattr(batch, "forward", lambda *given: passes.append(len(given[2])) or whole(*given))  # type: ignore[func-returns-value]
+    await together(engine, [(prompt(20), Sampling(2), i) for i in range(16)])
+    assert passes == [1, 15, 16]
+
+
+async def test_a_row_is_remembered_though_its_prompt_was_forgotten(make: Callable[..., Engine]) -> None:
+    engine = make()
+
+    def forget(row: Row) -> None:
+        if not row.done:
+            engine.batch.tree = PrefixTree(1 << 20)
+
+    row = await engine.generate(prompt(10), Sampling(3 * TOKENS_A_HOP), 0, forget)
+    fork = await engine.generate((*prompt(10), *row.tokens), Sampling(1), 0)
+    assert (fork.cached, fork.computed) == (10 + 3 * TOKENS_A_HOP - 1, 1)
+    engine.batch.tree.check_integrity()
+
+
+async def test_idle_rows_are_freed_at_once(make: Callable[..., Engine]) -> None:
+    engine = make(rows=2)
+    told = list[Row]()
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            for i in range(4):
+
+                def progress(row: Row) -> None:
+                    told.append(row)
+                    if len(row.tokens) > 4:
+                        scope.cancel()
+
+                tasks.start_soon(engine.generate, prompt(5, i), Sampling(400), i, progress)
+    assert scope.cancelled_caught
+    check_idle(engine)
+    assert {len(row.tokens) > 0 for row in told[-4:]} == {True, False}  # those who waited were told too
+
+
+def test_stale_parents_go_before_fresh_leaves() -> None:
+    tree = PrefixTree(40)  # ten tokens of four bytes
+
+    def insert(ids: tuple[int, ...], start: int) -> None:
+        tree.insert(ids, start, torch.zeros(1, 1, 1, len(ids) - start, 1), torch.empty(0))
+
+    for length in (3, 6, 9):
+        insert(tuple(range(length)), length - 3)
+    insert((9, 9, 9, 9, 9), 0)
+    assert tree.match((9, 9, 9, 9, 9))[0] == 5
+    assert tree.match(tuple(range(9)))[0] == 3
+    tree.check_integrity()
+
+
+# what is asked of the wrong model, and what cannot be loaded
+
+
+async def test_what_makes_no_sense_is_refused(folder: Path, make: Callable[..., Engine], tmp_path: Path) -> None:
+    tiny.classifier(tmp_path)
+    engine, judge = make(), Engine.load(tmp_path, lambda row: False)
+    with pytest.raises(UsageError, match="prompt is empty"):
+        await engine.generate((), Sampling(3), 0)
+    with pytest.raises(UsageError, match="no likelihood"):
+        await engine.loglikelihood((), (5,))
+    with pytest.raises(UsageError, match="cannot grade"):
+        await engine.score((5,))
+    with pytest.raises(UsageError, match="cannot generate"):
+        await judge.generate((5,), Sampling(3), 0)
+    check_idle(engine)
+
+
+@pytest.mark.parametrize("missing", ["torch", "tokenizers", "jinja2.sandbox"])
+async def test_a_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    for name in [n for n in sys.modules if n.startswith(("forethought.engine", "forethought.models.reading"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UsageError, match=rf"{missing}.*pip install 'forethought\[local\]'"):
+        await Local(folder).extend(Request(ASK, max_tokens=2), Call((), 0))
+
+
+def test_all_ends_are_known(tmp_path: Path) -> None:
+    tiny.generator(tmp_path)
+    assert load(tmp_path).eos == {tiny.EOS}
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [tiny.EOS, 9]}))
+    assert load(tmp_path).eos == {tiny.EOS, 9}
+    (tmp_path / "generation_config.json").unlink()
+    assert load(tmp_path).eos == {tiny.EOS}
+
+
+def test_a_head_that_is_stored_and_tied_is_counted_once(tmp_path: Path) -> None:
+    theirs = tiny.generator(tmp_path, tie_word_embeddings=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(
+        tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, tmp_path / "model.safetensors"
+    )
+    assert load(tmp_path).shape.parameters == theirs.num_parameters()
+
+
+def test_bfloat16_is_computed_in_fp32(tmp_path: Path) -> None:
+    tiny.generator(tmp_path)
+    tensors = {name: t.bfloat16() for name, t in load_file(tmp_path / "model.safetensors").items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = load(tmp_path)
+    assert model.embedding.dtype == model.layers[0].qkv.dtype == torch.float32
+
+
+def test_sliding_windows_are_refused(tmp_path: Path) -> None:
+    tiny.generator(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"architectures": ["MistralForCausalLM"], "sliding_window": 8})
+    )
+    with pytest.raises(UsageError, match="sliding-window"):
+        load(tmp_path)
+
+
+async def test_a_classifier_with_one_label(tmp_path: Path) -> None:
+    tiny.classifier(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "model.safetensors")
+    two = await Engine.load(tmp_path, lambda row: False).score(prompt(5))
+    difference = {n: (tensors[n][1:] - tensors[n][:1]).contiguous() for n in ("score.weight", "score.bias")}
+    save_file(tensors | difference, tmp_path / "model.safetensors")
+    one = await Engine.load(tmp_path, lambda row: False).score(prompt(5))
+    assert one.outputs == pytest.approx(two.outputs, abs=1e-5)
+
+
+# a real model
+
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+GGUF = next(iter(sorted((CACHE / "forethought" / "smollm2").glob("*.gguf"))), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(GGUF is None, reason="run `forethought pull smollm2` first")
+@torch.inference_mode()
+def test_a_gguf_file_says_what_it_says_in_transformers() -> None:
+    from transformers import AutoConfig, LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    assert GGUF is not None
+    theirs = LlamaForCausalLM(AutoConfig.from_pretrained(GGUF.parent, gguf_file=GGUF.name)).eval()
+    theirs.load_state_dict(
+        load_gguf_checkpoint(str(GGUF), return_tensors=True, model_to_load=theirs)["tensors"], strict=False
+    )
+    theirs.tie_weights()
+    local = Local(GGUF)
+    ids = local.ids(({"role": "user", "content": "Tell me about the history of Paris."},), ROOT)
+    want = theirs.generate(
+        torch.tensor([ids]), max_new_tokens=200, do_sample=False, attention_mask=torch.ones(1, len(ids))
+    )
+    row = anyio.run(local.engine.generate, ids, Sampling(200, 0.0), 0)
+    assert row.tokens == want[0, len(ids) :].tolist()
