@@ -125,7 +125,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the finished models.")],
     only: Annotated[Literal["generator", "reward"] | None, typer.Option(help="Train one of the two.")] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps of the generator.")] = 4000,
-    reward_steps: Annotated[int, typer.Option(help="Optimizer steps of the reward model.")] = 500,
+    reward_steps: Annotated[int, typer.Option(help="Optimizer steps of the reward model.")] = 1200,
     drafts: Annotated[int, typer.Option(help="Drafts that the reward model learns from.")] = 8_000,
 ) -> None:
     if only != "reward":
