@@ -14,7 +14,9 @@ from rich.tree import Tree
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
 from forethought.core.population import Population
-from forethought.methods import By
+from forethought.core.registry import Registry, brief
+from forethought.methods import By, methods
+from forethought.selection import selections
 from forethought.solving import Solution
 
 console = Console()
@@ -48,7 +50,7 @@ def bench_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> 
         failed = f" ({row['failures']} failed)" if row["failures"] else ""
         cells = (
             short(row["method"]),
-            row["selection"] + mark,
+            short(row["selection"], selections) + mark,
             f"{row['accuracy']:.1%}{failed}",
             f"{row['low']:.1%} to {row['high']:.1%}",
             f"{row['mean']['new_tokens']:,.0f}",
@@ -61,8 +63,9 @@ def bench_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> 
     return made
 
 
-def short(spelling: str) -> str:
-    return spelling.replace("temperature=", "T=")
+def short(spelling: str, parts: Registry[Any] = methods) -> str:
+    """A spelling as people write it: without what has its default."""
+    return brief(parts.parse(spelling))
 
 
 def bill(cost: Cost) -> str:

@@ -62,6 +62,13 @@ def spelled(part: Any) -> str:
     return f"{part.name}({fields})" if fields else part.name
 
 
+def brief(part: Any) -> str:
+    """The spelling of a part without the parameters that have their defaults."""
+    changed = [f for f in dataclasses.fields(part) if f.init and getattr(part, f.name) != f.default]
+    words = ", ".join(f"{f.name}={getattr(part, f.name)}" for f in changed)
+    return f"{part.name}({words})" if words else str(part.name)
+
+
 def require(condition: bool, complaint: str) -> None:
     """Refuse a senseless parameter."""
     if not condition:
