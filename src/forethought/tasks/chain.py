@@ -36,7 +36,7 @@ class Chain:
     draft_tokens = 260
     checkable = False
     difficulties: Sequence[int] = range(1, 21)
-    middle = 13
+    middle = 12
 
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)
