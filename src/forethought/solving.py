@@ -113,13 +113,7 @@ async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore 
     check(problem, parts)
     row = None
     if store is not None:
-        spec = parts.spec() | {
-            "kind": "solve",
-            "problem": problem.text,
-            "reference": problem.reference,
-            "name": problem.name,
-            "seed": seed,
-        }
+        spec = asked(parts, problem, seed, "solve")
         row = store.begin(key_of(spec), spec)
     trace = store.trace(row.id) if store and row else MemoryTrace()
     run = Run(Seeded(seed), trace, failures=parts.failures, ordered="ordered" in parts.by.model.abilities)
@@ -134,6 +128,12 @@ async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore 
     if store and row:
         store.end(row.id, "done", solution.as_json())
     return solution
+
+
+def asked(parts: Parts, problem: Problem, seed: int, kind: Literal["solve", "bench"]) -> dict[str, Any]:
+    """What a run was asked, as the store keeps it."""
+    told = {"problem": problem.text, "reference": problem.reference, "name": problem.name}
+    return parts.spec() | told | {"seed": seed, "kind": kind}
 
 
 def key_of(spec: Mapping[str, Any]) -> str:

@@ -13,14 +13,16 @@ from forethought.bench.prefix import graded_prefix, prefix_cost, wants_grades
 from forethought.bench.stats import interval
 from forethought.core.budget import Budget
 from forethought.core.cost import ZERO, Cost
+from forethought.core.draft import Draft
 from forethought.core.errors import ModelError
+from forethought.core.population import Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Failures, Run, Seeded
 from forethought.core.store import RunStore
 from forethought.methods import By, Method
 from forethought.methods.sample import Sample
 from forethought.selection import Selection, Verdict
-from forethought.solving import Made, Parts, check, key_of, populate, prepare
+from forethought.solving import Made, Parts, asked, check, key_of, populate, prepare
 
 Outcome = Mapping[str, Any]
 
@@ -79,14 +81,7 @@ async def _all_problems(bench: Bench, method: Method, store: RunStore, done: Cal
 async def _one(bench: Bench, method: Method, index: int, store: RunStore) -> Outcome:
     problem, seed = bench.problems[index], Seeded(bench.seed).seed((index,))
     parts = bench.parts(method, bench.selections[0])
-    spec = parts.spec() | {
-        "kind": "bench",
-        "selection": ", ".join(map(repr, bench.selections)),
-        "problem": problem.text,
-        "reference": problem.reference,
-        "name": problem.name,
-        "seed": seed,
-    }
+    spec = asked(parts, problem, seed, "bench") | {"selection": ", ".join(map(repr, bench.selections))}
     row = store.begin(key_of(spec), spec)
     if row.status == "done" and row.outcome is not None:
         return row.outcome
@@ -107,25 +102,22 @@ async def _one(bench: Bench, method: Method, index: int, store: RunStore) -> Out
 async def _measure(bench: Bench, method: Method, problem: Problem, made: Made) -> Outcome:
     """Read one population with every selection. What a selection is charged is what it used."""
     by, is_sample = bench.by, isinstance(method, Sample)
-    graded, grading = (), ZERO
+    graded: Population[Draft] = []
+    grading = ZERO
     if any(map(wants_grades, bench.selections)) and is_sample:
-        graded, grading = await graded_prefix(made, by, problem, bench.budget)  # type: ignore[assignment]
+        graded, grading = await graded_prefix(made, by, problem, bench.budget)
     results = {}
     for selection in bench.selections:
         if not is_sample:
             verdict = await made.select(selection, by, problem)
             cost = made.at.cost()
         elif wants_grades(selection):
-            verdict = await replace_population(made, graded).select(selection, by, problem)
+            verdict = await replace(made, population=graded).select(selection, by, problem)
             cost = prefix_cost(made, graded) + grading
         else:
             verdict, cost = await made.select(selection, by, problem), made.at.cost()
         results[repr(selection)] = _reading(verdict, problem, by, cost)
     return {"results": results, "stopped": made.stopped, "seconds": made.at.run.clock.now()}
-
-
-def replace_population(made: Made, pop: Any) -> Made:
-    return replace(made, population=pop)
 
 
 def _reading(verdict: Verdict, problem: Problem, by: By, cost: Cost) -> dict[str, Any]:

@@ -25,35 +25,18 @@ def parameters(part: Any) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(part)}
 
 
+def described(name: str, part: Any) -> dict[str, Any]:
+    """What methods and selections both declare."""
+    known = {"name": name, "spelling": repr(part()), "needs": sorted(part.needs), "parameters": parameters(part)}
+    return known | {"paper": part.paper, "summary": summary(part)}
+
+
 def method_rows() -> list[Row]:
-    found = [(name, methods[name]) for name in methods]
-    return [
-        {
-            "name": name,
-            "spelling": repr(part()),
-            "law": part.law,
-            "needs": sorted(part.needs),
-            "parameters": parameters(part),
-            "paper": part.paper,
-            "summary": summary(part),
-        }
-        for name, part in found
-    ]
+    return [described(name, methods[name]) | {"law": methods[name].law} for name in methods]
 
 
 def selection_rows() -> list[Row]:
-    found = [(name, selections[name]) for name in selections]
-    return [
-        {
-            "name": name,
-            "spelling": repr(part()),
-            "needs": sorted(part.needs),
-            "parameters": parameters(part),
-            "paper": part.paper,
-            "summary": summary(part),
-        }
-        for name, part in found
-    ]
+    return [described(name, selections[name]) for name in selections]
 
 
 def verifier_rows() -> list[Row]:
