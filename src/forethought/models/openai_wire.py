@@ -101,6 +101,7 @@ class Wire:
         self.base_url = base_url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = httpx2.Timeout(timeout, connect=min(timeout, 10.0), pool=None)
+        self._urls: dict[str, httpx2.URL] = {}
         self._lanes: RunVar[Lanes | None] = RunVar("lanes")
 
     @property
@@ -159,8 +160,14 @@ class Wire:
             await anyio.sleep(wait)
             attempt += 1
 
+    def _url(self, path: str) -> httpx2.URL:
+        """Parsed once: parsing takes as long as all else about building a request."""
+        if path not in self._urls:
+            self._urls[path] = httpx2.URL(self.base_url + path)
+        return self._urls[path]
+
     async def _stream_once(self, path: str, body: Frame, sink: Sink) -> None:
-        url, lines, failed = self.base_url + path, Lines(self.base_url), None
+        url, lines, failed = self._url(path), Lines(self.base_url), None
         try:
             async with self.lanes.lane() as client, client.stream("POST", url, json=body) as response:
                 if response.status_code != 200:
@@ -209,7 +216,7 @@ def _status(error: Any) -> int:
     return code if isinstance(code, int) else 500
 
 
-async def _refusal(url: str, response: httpx2.Response) -> RefusedError:
+async def _refusal(url: str | httpx2.URL, response: httpx2.Response) -> RefusedError:
     body = await response.aread()
     try:
         message = _message(json.loads(body))
