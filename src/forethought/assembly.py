@@ -12,7 +12,7 @@ from forethought.methods import By, Method, methods
 from forethought.methods.sample import Sample
 from forethought.models.names import default_name, model_named
 from forethought.models.protocol import Model
-from forethought.selection import Selection, selections
+from forethought.selection import Selection, selections, wants_grades
 from forethought.solving import DEFAULT_BUDGET, Parts
 from forethought.tasks import GENERATED, generated_task, task_named
 from forethought.tasks.protocol import Task
@@ -87,5 +87,5 @@ def assemble(
     selection = selections.parse(rule) if isinstance(rule, str) else rule
     limits = budget_of(budget)
     by = by_of(model, task, verifier, [program, selection])
-    early = "grades" in selection.needs and isinstance(program, Sample) and by.verifier is not None
+    early = wants_grades(selection) and isinstance(program, Sample) and by.verifier is not None
     return Parts(replace(by, grade_drafts=early), program, selection, limits)

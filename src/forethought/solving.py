@@ -18,7 +18,7 @@ from forethought.core.store import RunStore
 from forethought.core.trace import MemoryTrace, Trace
 from forethought.methods import By, Method
 from forethought.models.protocol import Model
-from forethought.selection import Selection, Verdict
+from forethought.selection import Selection, Verdict, wants_grades
 from forethought.tasks import GENERATED
 from forethought.tasks.protocol import Task
 from forethought.tasks.text import Text
@@ -100,7 +100,7 @@ def check(problem: Problem, parts: Parts) -> None:
     if "process" in method.needs and (by.verifier is None or not by.verifier.process):
         have = "none was given" if by.verifier is None else f"{by.verifier.name} grades whole drafts only"
         raise UsageError(f"{method.name} needs a verifier that grades steps, such as process; {have}")
-    if "grades" in parts.selection.needs and by.verifier is None:
+    if wants_grades(parts.selection) and by.verifier is None:
         raise UsageError(f"the selection {parts.selection.name} needs a verifier: add --verifier")
 
 
