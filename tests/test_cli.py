@@ -125,6 +125,26 @@ def test_help_names_every_command() -> None:
 # mistakes
 
 
+@pytest.mark.parametrize(("words", "parts"), [
+    (("solve", "--task", "chain", "--seed", "abc"), ("'--seed'", "solve --help")),
+    (("solve", "--problem", "1", "--sed", "3"), ("--sed", "solve --help")),
+    (("bench", "--task", "chain", "--out", "there"), ("'--method'", "bench --help")),
+    (("bench", "--task", "chain", "--method", "greedy", "--out", "there", "--limit", "0"), ("'--limit'", "bench --help")),
+    (("slove",), ("slove", "--help")),
+    (("runs",), ("file", "runs --help")),
+])  # fmt: skip
+def test_words_that_make_no_command_are_one_line_too(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    one_line(forethought(*words), *parts)
+
+
+def test_no_words_at_all_show_the_help() -> None:
+    found = forethought()
+    assert found.exit_code == 2
+    assert "solve" in found.stdout
+    assert found.stderr == ""
+    assert forethought("--help").exit_code == forethought("solve", "--help").exit_code == 0
+
+
 def one_line(found: Result, *parts: str) -> None:
     assert found.exit_code == 2, (found.exit_code, found.stderr, found.stdout)
     (line,) = found.stderr.splitlines()

@@ -12,7 +12,7 @@ import anyio
 import typer
 
 from forethought.cli import show
-from forethought.cli.errors import NO_ANSWER, one_line
+from forethought.cli.errors import NO_ANSWER, Commands, one_line
 from forethought.cli.paths import default_store
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from forethought.tasks.protocol import Task
 
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
