@@ -152,6 +152,10 @@ class Scope:
         place = self.next()
         return Call(place, self.run.source.seed(place))
 
+    def recorded(self, kind: str) -> Event | None:
+        """What an earlier life of the run recorded of the call that comes next here: it is not bought again."""
+        return self.run.trace.recorded((*self.path, self._tick + 1), kind)
+
     def fork(self, n: int) -> list[Scope]:
         """`n` child places."""
         here = self.next()

@@ -30,7 +30,7 @@ class Grading:
 
     async def __call__(self, particle: Particle[Draft], at: Scope) -> Particle[Draft]:
         draft, need = particle.state, self.bound(particle)
-        if not at.account.fits(need):
+        if at.recorded("grade") is None and not at.account.fits(need):
             raise BudgetEnded("the budget has no room to grade another draft")
 
         async def act(call: Call) -> tuple[Grade, Cost]:
