@@ -15,7 +15,7 @@ from forethought.core.budget import Budget
 from forethought.core.cost import ZERO, Cost
 from forethought.core.errors import ModelError
 from forethought.core.problem import Problem
-from forethought.core.scope import Failures, Run, Seeded
+from forethought.core.scope import Failures, Seeded
 from forethought.core.store import RunStore
 from forethought.methods import By, Method
 from forethought.methods.sample import Sample
@@ -83,10 +83,9 @@ async def _one(bench: Bench, method: Method, index: int, store: RunStore) -> Out
     row = store.begin(key_of(spec), spec)
     if row.status == "done" and row.outcome is not None:
         return row.outcome
-    ordered = "ordered" in bench.by.model.abilities
-    run = Run(Seeded(seed), store.trace(row.id), failures=bench.failures, ordered=ordered)
     try:
-        outcome = await _measure(bench, method, problem, await populate(parts, problem, run))
+        made = await populate(parts, problem, parts.run(seed, store.trace(row.id)))
+        outcome = await _measure(bench, method, problem, made)
     except ModelError as error:
         store.end(row.id, "failed", {"error": str(error)})
         return {"error": str(error)}
