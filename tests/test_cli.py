@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from forethought.cli.app import app
 from forethought.core.cost import Cost
-from forethought.core.errors import ModelError
+from forethought.core.errors import ModelError, UsageError
 from forethought.models.local import Local
 from forethought.models.names import model_named
+from forethought.models.price import Price
 from forethought.verifiers.process import reward_model
 from tests import tiny
 from tests.servers import Endpoint, other_server, web_page
@@ -123,6 +124,26 @@ def test_help_names_every_command() -> None:
 
 
 # mistakes
+
+
+@pytest.mark.parametrize(("words", "parts"), [
+    (("solve", "--task", "chain", "--seed", "abc"), ("'--seed'", "solve --help")),
+    (("solve", "--problem", "1", "--sed", "3"), ("--sed", "solve --help")),
+    (("bench", "--task", "chain", "--out", "there"), ("'--method'", "bench --help")),
+    (("bench", "--task", "chain", "--method", "greedy", "--out", "there", "--limit", "0"), ("'--limit'", "bench --help")),
+    (("slove",), ("slove", "--help")),
+    (("runs",), ("file", "runs --help")),
+])  # fmt: skip
+def test_words_that_make_no_command_are_one_line_too(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    one_line(forethought(*words), *parts)
+
+
+def test_no_words_at_all_show_the_help() -> None:
+    found = forethought()
+    assert found.exit_code == 2
+    assert "solve" in found.stdout
+    assert found.stderr == ""
+    assert forethought("--help").exit_code == forethought("solve", "--help").exit_code == 0
 
 
 def one_line(found: Result, *parts: str) -> None:
@@ -351,6 +372,40 @@ def test_runs_are_listed_shown_and_resumed(tmp_path: Path, monkeypatch: pytest.M
     assert told("runs", file, "--resume", 2, code=3)["answer"] is None
     one_line(forethought("runs", file, "--show", 9), "has no run 9")
     one_line(forethought("runs", file, "--resume", 9), "has no run 9")
+
+
+# prices
+
+
+def test_an_endpoint_with_a_price_keeps_a_budget_in_usd(tmp_path: Path) -> None:
+    with Endpoint(say=lambda prompt, so_far, seed: f"so it is {seed % 3}").serve() as endpoint:
+        model = f"openai:toy@{endpoint.url}"
+        words = (tmp_path, "Which is it?", "--model", model, "--method", "sample(n=40)", "--budget", "usd=0.012")
+        found = solved(*words, "--price", "prompt=1,new=100")
+        cost = found["cost"]
+        assert found["stopped"] == "budget"
+        assert 0 < cost["usd"] <= 0.012
+        uncached = cost["prompt_tokens"] + 100 * cost["new_tokens"]
+        assert cost["usd"] == pytest.approx(uncached / 1e6)
+        asked = endpoint.calls
+        assert solved(*words, "--price", "prompt=1,new=100")["answer"] == found["answer"]
+        again = told("runs", tmp_path / "runs.sqlite", "--resume", found["run"])
+        assert again["cost"]["usd"] == cost["usd"]
+        assert endpoint.calls <= asked + 2 * 12  # the probe of a new process alone
+        one_line(forethought("solve", *words[1:], "--store", tmp_path / "s"), "needs the prices", "--price")
+    one_line(forethought("solve", "--task", "chain", "--price", "new=1"), "reasoner", "has no price")
+    one_line(forethought("solve", "x", "--model", model, "--price", "new=much"), "cannot read the price 'new=much'")
+
+
+@pytest.mark.parametrize("text", ["prompt=0.15,new=0.6", "prompt=1,cached=0,new=2.5", "new=1e-06", ""])
+def test_prices_are_read_as_they_are_written(text: str) -> None:
+    assert str(Price.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["new", "new=", "fresh=1", "new=-1", "prompt=nan", "prompt=inf", "0.15"])
+def test_prices_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot read the price"):
+        Price.parse(text)
 
 
 # bench

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import anyio
 
@@ -17,6 +20,9 @@ from forethought.solving import Solution, solve_with
 from forethought.tasks import task_named
 from forethought.tasks.protocol import Task
 from forethought.verifiers import Verifier
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 async def solve(
@@ -50,31 +56,16 @@ async def solve(
     return await solve_with(parts, asked, seed, RunStore(Path(store)) if store else None)
 
 
-def solve_sync(
-    problem: str | Problem,
-    *,
-    task: str | Task | None = None,
-    model: str | Model | None = None,
-    method: str | Method = "sample(n=16)",
-    verifier: str | Verifier | None = None,
-    select: str | Selection | None = None,
-    budget: str | Budget | None = None,
-    seed: int = 0,
-    store: str | Path | None = None,
-) -> Solution:
-    """`solve` for scripts: runs its own event loop."""
+def blocking(function: Callable[P, Awaitable[R]]) -> Callable[P, R]:
+    """The same function for scripts: it runs its own event loop."""
 
-    async def run() -> Solution:
-        return await solve(
-            problem,
-            task=task,
-            model=model,
-            method=method,
-            verifier=verifier,
-            select=select,
-            budget=budget,
-            seed=seed,
-            store=store,
-        )
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        return anyio.run(partial(function, *args, **kwargs))
 
-    return anyio.run(run)
+    run.__name__ = run.__qualname__ = f"{function.__name__}_sync"
+    run.__doc__ = f"`{function.__name__}` for scripts: runs its own event loop."
+    return run
+
+
+solve_sync = blocking(solve)

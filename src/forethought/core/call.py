@@ -50,7 +50,7 @@ async def bought(
     except BaseException as error:
         await _charge_unfinished(at, kind, call, start, bound, error)
         raise
-    cost = cost._replace(seconds=at.run.clock.now() - start)
+    cost = cost.taking(at.run.clock.now() - start)
     at.account.charge(cost, bound)
     data = {**key, **encode(result)}
     if again:
@@ -87,7 +87,7 @@ async def _charge_unfinished(at: Scope, kind: str, call: Call, start: float, bou
     """Charge a cancelled or failed call, before the budget that paid for it can be used again."""
     estimated = call.so_far is None
     cost = bound if call.so_far is None else call.so_far
-    cost = cost._replace(seconds=at.run.clock.now() - start)
+    cost = cost.taking(at.run.clock.now() - start)
     at.account.charge(cost, bound)
     fate = f"{kind} failed" if isinstance(error, ModelError) else f"{kind} cancelled"
     data: dict[str, Any] = {"error": str(error)} if isinstance(error, ModelError) else {}

@@ -58,7 +58,7 @@ class FanOut(Generic[S]):
                 wave = self._admit(queue)
                 queue = queue[len(wave) :]
                 await self._record_wave(wave)
-                await self._run([i for i in wave if not self._stays(i)])
+                await self._run([i for i in wave if not self._stays(i)] if self._unmoved else wave)
         except BaseException:
             self._at.keep(self.result())
             raise
