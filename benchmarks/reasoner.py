@@ -17,6 +17,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from forethought.bench.stats import area_under_curve
 from forethought.core.draft import Draft
 from forethought.core.problem import Problem
 from forethought.core.scope import Run, Scope, Seeded

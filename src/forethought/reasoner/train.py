@@ -17,6 +17,7 @@ import torch
 import typer
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedModel
 
+from forethought.bench.stats import area_under_curve
 from forethought.reasoner import vocabulary
 from forethought.reasoner.drafts import Asked, collect, mixed, sample
 from forethought.reasoner.examples import IGNORED, TASKS, Batch, Example, batches, solved
@@ -74,13 +75,6 @@ def greedy_accuracy(model: torch.nn.Module, problems: int = 40) -> dict[str, flo
     return found
 
 
-def area_under_curve(right: torch.Tensor, scores: torch.Tensor) -> float:
-    """The chance that a right step scores above a wrong one (Mann-Whitney, ties by half)."""
-    good, bad = scores[right], scores[~right]
-    above = (good[:, None] > bad[None, :]).float() + 0.5 * (good[:, None] == bad[None, :]).float()
-    return float(above.mean())
-
-
 def step_auc(held_out: list[Example]) -> Callable[[torch.nn.Module], dict[str, float]]:
     """The area under the curve at the ends of steps, by task: pooled, and the mean within one step number.
 
@@ -109,7 +103,7 @@ def step_scores(model: torch.nn.Module, example: Example) -> list[tuple[int, boo
 
 
 def area_of(steps: list[tuple[int, bool, float]]) -> float:
-    return area_under_curve(torch.tensor([right for _, right, _ in steps]), torch.tensor([s for _, _, s in steps]))
+    return area_under_curve([right for _, right, _ in steps], [score for _, _, score in steps])
 
 
 def generator(steps: int, *, late: bool) -> Stage:
