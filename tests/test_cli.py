@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -498,6 +499,48 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path: Path) -> Non
         probe = 12
         assert 60 - done <= endpoint.calls <= 60 - done + probe
         assert finished(tmp_path) == 60
+
+
+@pytest.mark.parametrize("command", [
+    ("solve", "--task", "countdown", "--method", "sample(n=400)", "--budget", "tokens=1000000", "--store", "{}/run.sqlite"),
+    ("bench", "--task", "chain", "--method", "beam(width=4,expand=4)", "--limit", "100", "--out", "{}"),
+], ids=["solve", "bench"])  # fmt: skip
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells the time of a process by /proc")
+def test_ctrl_c_ends_the_reasoner_within_a_second(command: tuple[str, ...], tmp_path: Path) -> None:
+    """A second of its own time: other processes of a busy machine take theirs besides."""
+    words = [sys.executable, "-m", "forethought", *(word.format(tmp_path) for word in command), "--json"]
+    before = children()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: finished(tmp_path) >= 20, seconds=120)
+        stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    taken = sum(map(int, stat[11:13])) / os.sysconf("SC_CLK_TCK")
+    assert (process.returncode, out) == (130, "")
+    assert "Go on with: the same command" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert children() - before - taken < 1
+    if command[0] == "solve":
+        goes_on(tmp_path / "run.sqlite", words)
+
+
+def children() -> float:
+    """Seconds of processors that this process's children have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def goes_on(file: Path, words: list[str]) -> None:
+    """The same command takes what is recorded and makes the rest."""
+    with sqlite3.connect(file) as db:
+        before = dict(db.execute("SELECT place, data FROM events WHERE kind = 'sample'"))
+    assert len(before) < 400
+    again = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert json.loads(again.stdout)["cost"]["calls"] >= 400
+    with sqlite3.connect(file) as db:
+        after = dict(db.execute("SELECT place, data FROM events WHERE kind = 'sample'"))
+    assert len(after) == 400
+    assert before.items() <= after.items()
 
 
 def finished(folder: Path) -> int:

@@ -35,10 +35,11 @@ async def bought(
     earlier = at.run.trace.recorded(call.place, kind)
     if earlier is not None:
         return _replay(at, earlier, key, decode)
-    failed = at.run.trace.recorded(call.place, f"{kind} failed")
-    if failed is not None and at.run.failures == "drop":  # else it ended that life of the run, and is tried again
-        _recharge(at, failed)
-        raise ModelError(failed.data["error"])
+    if at.run.failures == "drop":  # else a failure ended that life of the run, and is tried again
+        failed = at.run.trace.recorded(call.place, f"{kind} failed")
+        if failed is not None:
+            _recharge(at, failed)
+            raise ModelError(failed.data["error"])
     if at.over is not None:
         await _cut_off(at, at.over, at.run.trace.recorded(call.place, f"{kind} cancelled"))
     again, at.resumed = at.resumed, False
