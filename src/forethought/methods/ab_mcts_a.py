@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from forethought.core.draft import Draft
 from forethought.core.population import Population
@@ -14,10 +14,8 @@ from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.simulate import Search
+from forethought.methods.thompson import PRIORS, Arms, columns
 from forethought.methods.tree import Node
-
-MEAN, KAPPA, NU, TAU2 = 0.0, 1.0, 1.0, 0.1  # the normal-inverse-chi-square prior
-JEFFREYS = 0.5
 
 
 @methods.register("ab-mcts-a")
@@ -54,40 +52,37 @@ class AbMctsA:
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         search = Search(problem, by, self.temperature, self.rollout)
+        arms: defaultdict[Node, Arms] = defaultdict(Arms)
         while search.begun < self.n:
-            leaves: list[Node] = []
             chance = np.random.Generator(np.random.PCG64(at.seed()))
+            leaves: list[Node] = []
             for _ in range(min(self.batch, self.n - search.begun)):
-                leaves.append(self.descend(search.root, chance))
+                leaves.append(self.descend(search.root, arms, chance))
                 leaves[-1].begin()
-            await search.simulate(leaves, at)
+                self.learn(leaves[-1], arms)
+            reached = await search.simulate(leaves, at)
+            for node in dict.fromkeys([*leaves, *(node for node, _ in reached)]):
+                self.learn(node, arms)
         return await search.finished(at)
 
-    def descend(self, node: Node, chance: np.random.Generator) -> Node:
+    def descend(self, node: Node, arms: defaultdict[Node, Arms], chance: np.random.Generator) -> Node:
         """The node from which the next step is to be drawn."""
-        while (child := self.deeper(node, chance)) is not None:
+        while (child := self.deeper(node, arms[node], chance)) is not None:
             node = child
         return node
 
-    def deeper(self, node: Node, chance: np.random.Generator) -> Node | None:
+    def deeper(self, node: Node, arms: Arms, chance: np.random.Generator) -> Node | None:
         """The child to go on with, or None to go wider."""
-        children = [child for child in node.children.values() if not child.closed]
-        if not children:
+        if not arms.children:
             return None
-        below = sum(child.pending for child in children)
-        arms = [(node.wider, node.pending - below), (node.deeper, below), *((c.below, c.pending) for c in children)]
-        draws = self.draw(np.array([(s.n, s.total, s.squares, pending) for s, pending in arms], dtype=float).T, chance)
-        return None if draws[0] >= draws[1] else children[int(draws[2:].argmax())]
+        posterior, draw = PRIORS[self.prior]
+        below = node.pending - node.drawing
+        wider, deeper = draw(columns([posterior(node.wider, node.drawing), posterior(node.deeper, below)]), chance)
+        return None if wider >= deeper else arms.children[int(draw(arms.known, chance).argmax())]
 
-    def draw(self, arms: NDArray[np.float64], chance: np.random.Generator) -> NDArray[np.float64]:
-        """One draw an arm from the posterior of its mean score, given n, sum and sum of squares, and how many are pending."""
-        n, total, squares, pending = arms
-        if self.prior == "beta":
-            return np.asarray(chance.beta(JEFFREYS + total, JEFFREYS + n - total))
-        kappa, nu = KAPPA + n, NU + n
-        mean = (KAPPA * MEAN + total) / kappa
-        spread = np.maximum(squares - total**2 / np.maximum(n, 1), 0.0)  # below zero only by rounding
-        shift = KAPPA * n / kappa * (MEAN - total / np.maximum(n, 1)) ** 2
-        tau2 = (NU * TAU2 + spread + shift) / nu
-        # sigma^2 is scaled-inverse-chi-square and the mean normal given it: together Student's t
-        return np.asarray(mean + np.sqrt(tau2 / (kappa + pending)) * chance.standard_t(nu))
+    def learn(self, node: Node, arms: defaultdict[Node, Arms]) -> None:
+        """Note what is now known of this node and those above it."""
+        posterior, _ = PRIORS[self.prior]
+        for child in node.path():
+            if child.parent is not None and not child.closed:
+                arms[child.parent].put(child, posterior(child.below, child.pending))

@@ -32,7 +32,8 @@ class Node:
 
     `below` has the scores of all simulations that ended here or deeper, `wider` of those that ended in a child,
     `deeper` of those that ended further down.
-    `pending` simulations through here are in flight; `drawn` counts the steps drawn from here, in flight or not.
+    `pending` simulations through here are in flight, `drawing` of them draw a step from here; `drawn` counts all steps drawn
+    from here, in flight or not.
     `closed`: nothing new can come from here.
     """
 
@@ -43,6 +44,7 @@ class Node:
     wider: Scores = field(default_factory=Scores)
     deeper: Scores = field(default_factory=Scores)
     pending: int = 0
+    drawing: int = 0
     drawn: int = 0
     closed: bool = False
 
@@ -63,10 +65,13 @@ class Node:
     def begin(self) -> None:
         """A simulation sets out to draw a step from here."""
         self.drawn += 1
+        self.drawing += 1
         for node in self.path():
             node.pending += 1
 
     def end(self) -> None:
+        """That simulation is over."""
+        self.drawing -= 1
         for node in self.path():
             node.pending -= 1
 
