@@ -76,7 +76,7 @@ def read(pop: Population[Draft]) -> list[str]:
 def test_says_what_it_is(name: str) -> None:
     part = methods[name]
     assert part.law in ("proper", "invariant", "greedy")
-    assert part.needs <= {"continue", "logprobs", "loglikelihood", "process"}
+    assert part.needs <= {"continue", "logprobs", "loglikelihood", "process", "grades"}
     assert part.paper
     text = inspect.getdoc(part) or ""
     assert "Law: " + part.law in text

@@ -66,7 +66,7 @@ class ToyModel:
     """Draws its tokens from `NEXT` by the given source of choices, one choice a token; counts what it does."""
 
     name = "toy"
-    abilities: frozenset[Ability] = frozenset({"extend", "continue", "seed", "ordered"})
+    abilities: frozenset[Ability] = frozenset({"extend", "continue", "logprobs", "seed", "ordered"})
 
     def __init__(self, source: Source) -> None:
         self.source, self.spent = source, Cost()
@@ -77,11 +77,13 @@ class ToyModel:
     async def extend(self, request: Request, call: Call) -> Completion:
         await anyio.lowlevel.checkpoint()
         before, text = len(request.draft.text), ""
+        logprobs: list[float] = []
         while len(text) < request.max_tokens and not text.endswith("."):
             text += self._token(request, (*call.place, len(text)), before + len(text))
+            logprobs.append(math.log(NEXT[text[-1]]) if before + len(text) < 3 else 0.0)
         cost = Cost(calls=1, prompt_tokens=1, new_tokens=len(text), critical_tokens=len(text))
         self.spent += cost
-        return Completion(text, "end" if text.endswith(".") else "length", cost)
+        return Completion(text, "end" if text.endswith(".") else "length", cost, logprobs=tuple(logprobs))
 
     def _token(self, request: Request, place: Path, depth: int) -> str:
         if depth == 2:
@@ -127,13 +129,15 @@ def model_times_odds() -> dict[str, float]:
 Program = Callable[[By, Scope], Awaitable[Population[Draft]]]
 
 
-async def expected_measure(program: Program, budget: Budget | None = None) -> dict[str, float]:
+async def expected_measure(
+    program: Program, budget: Budget | None = None, task: Task | None = None
+) -> dict[str, float]:
     """E[ sum_i w_i delta(text_i) ]: replay a causally closed prefix of choices, then advance the last."""
     total: dict[str, float] = defaultdict(float)
     script: Choices = {}
     while True:
         source = Enumerated(script)
-        by = By(ToyModel(source), ToyTask(), TableVerifier())
+        by = By(ToyModel(source), task or ToyTask(), TableVerifier())
         pop = await program(by, Scope.root(Run(source=source), budget))
         assert source.used >= script.keys(), "a replayed choice vanished: the program depends on task order"
         made = script | source.fresh  # script first: task order may differ between runs

@@ -98,7 +98,7 @@ def check(problem: Problem, parts: Parts) -> None:
     by, method = parts.by, parts.method
     if by.model.name == "reasoner" and by.task.name not in GENERATED:
         raise UsageError(f"the embedded reasoner solves only the tasks {', '.join(GENERATED)}: {WAYS_ON}")
-    missing = sorted(need for need in method.needs if need != "process" and need not in by.model.abilities)
+    missing = sorted(need for need in method.needs if need not in ("process", "grades", *by.model.abilities))
     if missing:
         able = "the local models (reasoner, smollm2, local:PATH) have it"
         raise UsageError(
@@ -109,6 +109,8 @@ def check(problem: Problem, parts: Parts) -> None:
         raise UsageError(f"{method.name} needs a verifier that grades steps, such as process; {have}")
     if "usd" in parts.budget.limits and getattr(by.model, "price", None) == Price():
         raise UsageError(f"a budget in usd needs the prices of {by.model.name}: add --price prompt=0.15,new=0.6")
+    if "grades" in method.needs and by.verifier is None:
+        raise UsageError(f"{method.name} needs a verifier to score with: add --verifier")
     if wants_grades(parts.selection) and by.verifier is None:
         raise UsageError(f"the selection {parts.selection.name} needs a verifier: add --verifier")
 

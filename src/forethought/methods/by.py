@@ -26,11 +26,12 @@ class Extend:
     messages: tuple[Message, ...]
     temperature: float
     stop: tuple[str, ...] = ()
+    logprobs: bool = False  # whether those of the chosen tokens are asked for
 
     def request(self, draft: Draft) -> Request:
         room = self.task.draft_tokens - draft.size
         cap = min(room, self.task.step_tokens) if self.stop else room
-        return Request(self.messages, draft, cap, self.stop, self.temperature)
+        return Request(self.messages, draft, cap, self.stop, self.temperature, logprobs=0 if self.logprobs else None)
 
     def bound(self, particle: Particle[Draft]) -> Cost:
         return self.model.bound(self.request(particle.state))
@@ -81,14 +82,14 @@ class By:
     verifier: Verifier | None = None
     grade_drafts: bool = False
 
-    def draft(self, problem: Problem, temperature: float) -> Extend | Graded:
+    def draft(self, problem: Problem, temperature: float, *, logprobs: bool = False) -> Extend | Graded:
         """A kernel that writes a draft to its end, and grades it where the selection will want that."""
-        extend = Extend(self.model, self.task, self.task.prompt(problem), temperature)
+        extend = Extend(self.model, self.task, self.task.prompt(problem), temperature, logprobs=logprobs)
         return Graded(extend, Grading(self._verifier, problem, self.task)) if self.grade_drafts else extend
 
-    def step(self, problem: Problem, temperature: float) -> Extend:
+    def step(self, problem: Problem, temperature: float, *, logprobs: bool = False) -> Extend:
         """A kernel that writes one step: text up to and including the task's step break, or the end of the text."""
-        return Extend(self.model, self.task, self.task.prompt(problem), temperature, (self.task.step_break,))
+        return Extend(self.model, self.task, self.task.prompt(problem), temperature, (self.task.step_break,), logprobs)
 
     async def grade(self, pop: Population[Draft], problem: Problem, at: Scope) -> list[Particle[Draft]]:
         """Grade every draft that has no grade yet, in one round."""
