@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,7 +17,7 @@ from forethought.core.errors import UsageError
 from forethought.core.population import Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Run, Scope, Seeded
-from forethought.methods import By, methods
+from forethought.methods import By, Need, methods
 from forethought.models.protocol import Completion, Request
 from forethought.selection import selections
 from forethought.solving import Parts, Solution, solve_with
@@ -76,7 +77,7 @@ def read(pop: Population[Draft]) -> list[str]:
 def test_says_what_it_is(name: str) -> None:
     part = methods[name]
     assert part.law in ("proper", "invariant", "greedy")
-    assert part.needs <= {"continue", "logprobs", "loglikelihood", "process"}
+    assert part.needs <= set(get_args(Need))
     assert part.paper
     text = inspect.getdoc(part) or ""
     assert "Law: " + part.law in text

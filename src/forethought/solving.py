@@ -13,6 +13,7 @@ from forethought.core.draft import Draft
 from forethought.core.errors import BudgetEnded, UsageError
 from forethought.core.population import Population
 from forethought.core.problem import Problem
+from forethought.core.registry import brief
 from forethought.core.scope import Failures, Run, Scope, Seeded
 from forethought.core.store import RunStore
 from forethought.core.trace import MemoryTrace, Trace
@@ -91,11 +92,15 @@ def check(problem: Problem, parts: Parts) -> None:
     by, method = parts.by, parts.method
     if by.model.name == "reasoner" and by.task.name not in GENERATED:
         raise UsageError(f"the embedded reasoner solves only the tasks {', '.join(GENERATED)}: {WAYS_ON}")
-    missing = sorted(need for need in method.needs if need != "process" and need not in by.model.abilities)
+    missing = sorted(method.needs - {"process", "instructions"} - by.model.abilities)
     if missing:
         able = "the local models (reasoner, smollm2, local:PATH) have it"
         raise UsageError(
             f"{method.name} needs a model with the ability '{missing[0]}', which {by.model.name} lacks; {able}"
+        )
+    if "instructions" in method.needs and by.model.name == "reasoner":
+        raise UsageError(
+            f"{brief(method)} needs a model that reads instructions; the embedded reasoner reads problems only"
         )
     if "process" in method.needs and (by.verifier is None or not by.verifier.process):
         have = "none was given" if by.verifier is None else f"{by.verifier.name} grades whole drafts only"

@@ -1,7 +1,32 @@
 """Methods: one file each. Importing this package registers those below."""
 
-from forethought.methods import beam, greedy, particle_filter, sample
+from forethought.methods import (
+    adaptive_self_consistency,
+    beam,
+    beta_self_consistency,
+    first_finish,
+    greedy,
+    multi_temperature,
+    particle_filter,
+    sample,
+    semantic_entropy,
+)
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Method, Need, methods
 
-__all__ = ["By", "Law", "Method", "Need", "beam", "greedy", "methods", "particle_filter", "sample"]
+__all__ = [
+    "By",
+    "Law",
+    "Method",
+    "Need",
+    "adaptive_self_consistency",
+    "beam",
+    "beta_self_consistency",
+    "first_finish",
+    "greedy",
+    "methods",
+    "multi_temperature",
+    "particle_filter",
+    "sample",
+    "semantic_entropy",
+]
