@@ -13,7 +13,8 @@ from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Scope
-from forethought.methods.by import By, Extend, Graded
+from forethought.methods.by import By
+from forethought.methods.kernels import Extend, Graded
 
 Settled = Callable[[Population[Draft], Population[Draft]], bool]
 
