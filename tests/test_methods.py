@@ -131,10 +131,12 @@ async def test_the_same_seed_gives_the_same_drafts(name: str) -> None:
 
 @every
 async def test_makes_drafts_of_the_model(name: str) -> None:
+    """Of the model alone; but fractured traces have a word in them that the model did not choose."""
     pop, _ = await population(name, By(toy(), ToyTask(), Counted()))
     assert pop
     assert all(p.state.finished and p.done for p in pop)
-    assert set(read(pop)) <= texts().keys()
+    chosen = [p.state.text.replace("\nanswer: ", "") for p in pop] if name == "fractured" else read(pop)
+    assert set(chosen) <= texts().keys()
 
 
 @every

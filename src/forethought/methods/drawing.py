@@ -51,6 +51,17 @@ def votes(pop: Population[Draft], problem: Problem, by: By) -> list[tuple[str, i
     return Counter(answer for answer in answers(pop, problem, by) if answer is not None).most_common()
 
 
+def written(draft: Draft, text: str, size: int | None = None) -> Draft:
+    """The draft with a text put behind it that the model did not choose; `size` counts generated tokens only."""
+    return Draft(draft, text, size=draft.size if size is None else size)
+
+
+def told(draft: Draft, text: str) -> Draft:
+    """The draft, told to go on with `text`, whose line break is left out where a line has just begun."""
+    new_line = not draft.text or draft.text.endswith("\n")
+    return written(draft, text.removeprefix("\n") if new_line else text)
+
+
 @dataclass(frozen=True, slots=True)
 class Assorted:
     """A kernel of several kernels, each for the drafts that grow from a root of its own: one fan-out, many laws."""

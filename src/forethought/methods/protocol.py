@@ -14,9 +14,9 @@ from forethought.methods.by import By
 Law = Literal["proper", "invariant", "greedy"]
 """proper: keeps the unnormalised measure in expectation. invariant: a Markov kernel that keeps its target. greedy: neither."""
 
-Need = Literal["continue", "logprobs", "loglikelihood", "process", "instructions"]
-"""An ability of the model; `process`: a verifier that grades unfinished drafts; `instructions`: a model that reads what
-it is told besides the problem, which the embedded reasoner does not. Parameters may add to what an instance needs."""
+Need = Literal["continue", "logprobs", "loglikelihood", "grades", "process", "instructions"]
+"""An ability of the model; `grades`: a verifier; `process`: one that grades unfinished drafts; `instructions`: a model that
+reads what it is told besides the problem, which the embedded reasoner does not. Parameters may add to an instance's needs."""
 
 
 class Method(Protocol):
