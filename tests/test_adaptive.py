@@ -37,6 +37,16 @@ SAMPLING = [
     "multi-temperature(n=12, temperatures=3, batch=2)",
     "semantic-entropy(n=3, rounds=4)",
 ]
+EVERY = [
+    *SAMPLING,
+    "capability-aware(n=5, window=2, stop=0.8)",
+    "capability-aware(n=6, window=3, stop=0.9, steps=1)",
+    "fractured(n=2, cuts=3, answers=2)",
+    "confidence-stop(n=2, runs=1, threshold=0)",
+    "budget-forcing(n=3, most=2)",
+    "eager(n=3, entropy=0.5)",
+    "hint-marginalization(n=4)",
+]
 WORDS = st.lists(st.sampled_from(["a", "b", "cc", "?"]), min_size=24, max_size=24)
 
 
@@ -314,9 +324,9 @@ async def solved(spelling: str, seed: int, budget: Budget) -> Solution:
     return await solve_with(Parts(by, methods.parse(spelling), selections.parse("majority"), budget), PROBLEM, seed)
 
 
-@pytest.mark.parametrize("spelling", SAMPLING)
+@pytest.mark.parametrize("spelling", EVERY)
 @given(st.integers(0, 10**6), st.integers(0, 45), st.integers(0, 15))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_no_budget_is_overrun_and_what_was_drawn_is_kept(spelling: str, seed: int, tokens: int, calls: int) -> None:
     found = anyio.run(solved, spelling, seed, Budget({"tokens": tokens, "calls": calls}))
     assert found.cost.tokens <= tokens
@@ -326,19 +336,21 @@ def test_no_budget_is_overrun_and_what_was_drawn_is_kept(spelling: str, seed: in
         assert [p.state.text for p in found.population] == [p.state.text for p in whole.population]
 
 
-@pytest.mark.parametrize("spelling", SAMPLING)
+@pytest.mark.parametrize("spelling", EVERY)
 @pytest.mark.parametrize("seed", range(4))
 def test_no_schedule_matters_and_a_cut_run_goes_on(spelling: str, seed: int) -> None:
     async def life(trace: MemoryTrace) -> tuple[list[tuple[str, float]], int]:
         run = Run(Seeded(seed), trace)
         model = ToyModel(Seeded(seed))
-        pop = await methods.parse(spelling)(PROBLEM, By(model, ToyTask()), Scope.root(run, Budget({"tokens": 99})))
+        pop = await methods.parse(spelling)(
+            PROBLEM, By(model, ToyTask(), TableVerifier()), Scope.root(run, Budget({"tokens": 99}))
+        )
         return [(p.state.text, p.logw) for p in pop], run.physical_calls
 
     first, second = MemoryTrace(), MemoryTrace()
     made, calls = anyio.run(life, first, backend="asyncio")
     assert anyio.run(life, second, backend="trio") == (made, calls)
-    done = [event for event in first.events if event.kind == "sample"]
+    done = [event for event in first.events if event.kind in ("sample", "grade")]
     for kept in random.Random(seed).sample(range(len(first.events) + 1), 3):
         known = sum(event in done for event in first.events[:kept])
         assert anyio.run(life, MemoryTrace(first.events[:kept]), backend="trio") == (made, calls - known)
