@@ -57,7 +57,7 @@ class Extend:
         full = draft.size + new >= self.task.draft_tokens or (
             self._steps and len(draft.steps) + 1 >= self.task.max_steps
         )
-        half = completion.tokens and not self._steps  # of a character; but an empty step ends the draft
+        half = completion.finish == "length" and not self._steps  # of a character; but an empty step ends the draft
         if completion.finish == "end" or not (completion.text or half):
             return "end"
         return "length" if cut or full else None
