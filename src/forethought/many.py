@@ -19,7 +19,6 @@ from forethought.methods import Method
 from forethought.selection import Verdict
 from forethought.solving import Made, Parts, Solution, check, prepare
 
-
 NOTHING = Verdict()
 
 
