@@ -15,15 +15,17 @@ from scipy.special import betainc
 from scipy.stats import entropy as entropy_of
 
 from forethought.core.budget import Budget
+from forethought.core.cost import Cost
 from forethought.core.draft import Draft
 from forethought.core.errors import UsageError
 from forethought.core.population import Population
-from forethought.core.scope import Run, Scope, Seeded
+from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.core.trace import MemoryTrace
 from forethought.methods import By, methods
 from forethought.methods.beta_self_consistency import doubt
 from forethought.methods.drawing import votes
 from forethought.methods.semantic_entropy import entropy
+from forethought.models.protocol import Completion, Request
 from forethought.selection import selections
 from forethought.solving import Parts, Solution, solve_with
 from tests.listed import ASKED, Listed, Words, said
@@ -248,6 +250,23 @@ async def test_the_first_has_the_least_of_n_lengths_and_is_else_the_models(n: in
         text: p / (at_least(len(text)) - at_least(len(text) + 1)) * least(len(text)) / n for text, p in texts().items()
     }
     assert await measure(f"first-finish(n={n})") == pytest.approx(expected, rel=1e-9)
+
+
+async def test_by_arrival_the_late_are_cancelled_and_billed_for_what_they_told() -> None:
+    class Slow(Listed):
+        async def extend(self, request: Request, call: Call) -> Completion:
+            for told in range(len(self.words[call.place[-2]])):
+                call.progress(Cost(calls=1, new_tokens=told + 1, critical_tokens=told + 1))
+                await anyio.sleep(0.02)
+            return await super().extend(request, call)
+
+    at = Scope.root(Run(ordered=False))
+    by = By(Slow(["d" * 99, "?", "bb", "e" * 99]), Words())
+    with anyio.fail_after(1.5):
+        (won,) = await methods.parse("first-finish(n=4)")(ASKED, by, at)
+    assert won.state.text == "bb"
+    assert at.account.spent.calls == 4
+    assert 5 <= at.account.spent.new_tokens < 99
 
 
 # what they say of themselves

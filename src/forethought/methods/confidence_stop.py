@@ -27,7 +27,8 @@ class ConfidenceStop:
 
     After every `every` steps the chain is told `end` and asked, at temperature 0, what it would answer now. It ends with
     that answer if the last `runs` of these are equal and the last has a confidence of at least `threshold` (0: equality
-    alone decides); else the probe is thrown away, though not its cost, and the chain goes on. `n` chains side by side.
+    alone decides); else the probe is thrown away, though not its cost, and the chain goes on. `n` chains side by side. If
+    the budget ends at a probe, the trial answers drawn so far are what there is.
     Law: greedy; early answers are no drafts of the model. With `threshold=2`, never reached, it is `sample(n)`.
     Constants: confidence 0.95 on trial answers is DEER's, two equal answers in a row TrimR's (where a small model reads
     the segments); ConCISE asks for one token instead. Probing after steps rather than at words like `Wait` is ours.
@@ -61,8 +62,7 @@ class ConfidenceStop:
         said: list[list[str | None]] = [[] for _ in pop]
         while not ended(pop):
             for _ in range(self.every):
-                pop = await each(pop, step, at, failures="fail")
-            at.keep(pop)
+                pop = await each(pop, step, at, failures="fail")  # a chain dropped would shift its neighbours' answers
             tried = await each([self._asked(p) for p in pop], probe, at, failures="fail")
             for i, p in enumerate(tried):
                 if not pop[i].ended:

@@ -84,7 +84,7 @@ class Eager:
         pop, seen, quiet = [Particle(ROOT)], list[float](), 0
         while not ended(pop) and len(pop) < self.n and quiet < self.patience:
             living = [i for i, p in enumerate(pop) if not p.ended]
-            pop, before = await each(pop, token, at, failures="fail"), len(pop)
+            pop, before = await each(pop, token, at, failures="fail"), len(pop)  # `living` holds places in it
             threshold = max(self.entropy, float(np.percentile(seen, 99)) if seen else 0.0)
             for i in living:
                 top = token.top[pop[i].state]
@@ -94,7 +94,6 @@ class Eager:
                     pop[i], *fork = forked(pop[i], top)
                     pop += fork
             quiet = 0 if len(pop) > before else quiet + 1
-            at.keep(pop)
         return await each(pop, by.draft(problem, self.temperature), at)
 
 
