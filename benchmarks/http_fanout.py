@@ -28,7 +28,7 @@ import forethought
 from forethought.core.draft import ROOT
 from forethought.core.problem import Problem
 from forethought.core.scope import Seeded
-from forethought.methods.by import Extend
+from forethought.methods.kernels import Extend
 from forethought.models.openai import OpenAI
 from forethought.models.openai_wire import AT_ONCE, IDLE
 from forethought.tasks.text import Text

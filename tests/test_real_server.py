@@ -15,6 +15,7 @@ import pytest
 
 from forethought.core.budget import Budget
 from forethought.core.draft import Draft
+from forethought.core.problem import Problem
 from forethought.core.scope import Call, Scope
 from forethought.methods import By, methods
 from forethought.models import pull
@@ -25,6 +26,7 @@ from forethought.models.protocol import Request
 from forethought.selection import selections
 from forethought.solving import Parts, solve_with
 from forethought.tasks import GENERATED
+from forethought.tasks.text import Text
 from forethought.verifiers import verifiers
 
 pytest.importorskip("xllamacpp")
@@ -156,3 +158,32 @@ async def test_every_method_runs_against_it(name: str, model: OpenAI) -> None:
     assert solution.cost.new_tokens > 0
     assert solution.cost.tokens <= 400
     assert solution.stopped in ("done", "budget")
+
+
+class Short(Text):
+    """Texts of a few lines."""
+
+    step_break, step_tokens, draft_tokens, max_steps = "\n", 16, 40, 6
+
+
+STOPPING = [
+    "adaptive-self-consistency(n=4, window=2)", "beta-self-consistency(n=4, window=2)", "first-finish(n=3, k=1)",
+    "multi-temperature(n=4, temperatures=2, batch=1)", "semantic-entropy(n=2, rounds=3, shown=True)",
+    "hint-marginalization(n=3, rounds=1)", "fractured(n=2, cuts=2)", "confidence-stop(n=2, runs=1, threshold=0.5)",
+    "budget-forcing(n=2, most=12, end='10')",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["eager(n=2, entropy=1.0, patience=6)", *(pytest.param(each, marks=pytest.mark.slow) for each in STOPPING)],
+)
+async def test_sampling_that_knows_when_to_stop_runs_over_http(model: OpenAI, spelling: str) -> None:
+    """Also where it is the server's tokens, its probabilities and its way of going on that decide."""
+    problem = Problem("Hello! Greet me with one short sentence.")
+    parts = Parts(By(model, Short()), methods.parse(spelling), selections.parse("majority"), Budget({"tokens": 600}))
+    found = await solve_with(parts, problem, 0)
+    assert found.population
+    assert 0 < found.cost.new_tokens <= 600
+    assert found.stopped == "done"
+    assert any(p.state.finished for p in found.population)

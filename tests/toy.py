@@ -77,20 +77,26 @@ class ToyModel:
     async def extend(self, request: Request, call: Call) -> Completion:
         await anyio.lowlevel.checkpoint()
         before, text = len(request.draft.text), ""
-        logprobs: list[float] = []
         while len(text) < request.max_tokens and not text.endswith("."):
             text += self._token(request, (*call.place, len(text)), before + len(text))
-            logprobs.append(math.log(NEXT[text[-1]]) if before + len(text) < 3 else 0.0)
         cost = Cost(calls=1, prompt_tokens=1, new_tokens=len(text), critical_tokens=len(text))
         self.spent += cost
-        return Completion(text, "end" if text.endswith(".") else "length", cost, logprobs=tuple(logprobs))
+        laws = [law(before + i) for i in range(len(text))]
+        logprobs = tuple(math.log(p[token]) for p, token in zip(laws, text, strict=True))
+        top = tuple({t: math.log(q) for t, q in p.items()} for p in laws) if request.logprobs else ()
+        return Completion(text, "end" if text.endswith(".") else "length", cost, (), logprobs, top)
 
     def _token(self, request: Request, place: Path, depth: int) -> str:
-        if depth == 2:
+        if depth >= 2:
             return "."
         if request.temperature == 0:
             return max(NEXT, key=lambda token: NEXT[token])
         return list(NEXT)[self.source.choose(place, list(NEXT.values()))]
+
+
+def law(depth: int) -> dict[str, float]:
+    """The probabilities of the next token behind so many."""
+    return NEXT if depth < 2 else {".": 1.0}
 
 
 def table(text: str) -> float:

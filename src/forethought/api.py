@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -11,8 +11,10 @@ import anyio
 
 from forethought.assembly import assemble, check_form, text_problem
 from forethought.core.budget import Budget
+from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.core.store import RunStore
+from forethought.many import solve_all
 from forethought.methods import Method
 from forethought.models.protocol import Model
 from forethought.selection import Selection
@@ -46,14 +48,43 @@ async def solve(
 
     Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails.
     """
-    if isinstance(problem, str):
-        kind, asked = text_problem(problem, task)
-    else:
-        named = task or problem.name.partition("/")[0] or "text"
-        kind, asked = (task_named(named) if isinstance(named, str) else named), problem
-        check_form(kind, problem.text)
+    kind, asked = text_problem(problem, task) if isinstance(problem, str) else problem_of(problem, task)
     parts = assemble(kind, model, method, verifier, select, budget)
     return await solve_with(parts, asked, seed, RunStore(Path(store)) if store else None)
+
+
+async def solve_many(
+    problems: Sequence[str | Problem],
+    *,
+    task: str | Task | None = None,
+    model: str | Model | None = None,
+    method: str | Method = "adaptive-self-consistency",
+    verifier: str | Verifier | None = None,
+    select: str | Selection | None = None,
+    budget: str | Budget | None = None,
+    seed: int = 0,
+) -> list[Solution]:
+    """Solve problems of one task within one budget for all of them, in two rounds (see `forethought.many`).
+
+    Each has an equal share at first. Draws that a method stopped short of, and the budget that is left, go to the problems
+    that made all of theirs: EAGer's second stage, for every method that stops early. Parts and defaults are those of
+    `solve`; `stopped` says "budget" of all solutions if the budget cut any draft short. Nothing is recorded.
+
+    Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails.
+    """
+    asked = [text_problem(p, task) if isinstance(p, str) else problem_of(p, task) for p in problems]
+    if len({kind.name for kind, _ in asked}) != 1:
+        raise UsageError("solve_many takes problems of one task, and at least one of them")
+    parts = assemble(asked[0][0], model, method, verifier, select, budget)
+    return await solve_all(parts, [problem for _, problem in asked], seed)
+
+
+def problem_of(problem: Problem, task: str | Task | None) -> tuple[Task, Problem]:
+    """A problem with its task: the one given, else the one that its name begins with."""
+    named = task or problem.name.partition("/")[0] or "text"
+    kind = task_named(named) if isinstance(named, str) else named
+    check_form(kind, problem.text)
+    return kind, problem
 
 
 def blocking(function: Callable[P, Awaitable[R]]) -> Callable[P, R]:

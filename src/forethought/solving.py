@@ -13,6 +13,7 @@ from forethought.core.draft import Draft
 from forethought.core.errors import BudgetEnded, UsageError
 from forethought.core.population import Population
 from forethought.core.problem import Problem
+from forethought.core.registry import brief
 from forethought.core.scope import Failures, Run, Scope, Seeded
 from forethought.core.store import RunStore
 from forethought.core.trace import MemoryTrace, Trace
@@ -98,11 +99,15 @@ def check(problem: Problem, parts: Parts) -> None:
     by, method = parts.by, parts.method
     if by.model.name == "reasoner" and by.task.name not in GENERATED:
         raise UsageError(f"the embedded reasoner solves only the tasks {', '.join(GENERATED)}: {WAYS_ON}")
-    missing = sorted(need for need in method.needs if need not in ("process", "grades", *by.model.abilities))
+    missing = sorted(method.needs - {"grades", "process", "instructions"} - by.model.abilities)
     if missing:
         able = "the local models (reasoner, smollm2, local:PATH) have it"
         raise UsageError(
             f"{method.name} needs a model with the ability '{missing[0]}', which {by.model.name} lacks; {able}"
+        )
+    if "instructions" in method.needs and by.model.name == "reasoner":
+        raise UsageError(
+            f"{brief(method)} needs a model that reads instructions; the embedded reasoner reads problems only"
         )
     if "process" in method.needs and (by.verifier is None or not by.verifier.process):
         have = "none was given" if by.verifier is None else f"{by.verifier.name} grades whole drafts only"
@@ -110,7 +115,7 @@ def check(problem: Problem, parts: Parts) -> None:
     if "usd" in parts.budget.limits and getattr(by.model, "price", None) == Price():
         raise UsageError(f"a budget in usd needs the prices of {by.model.name}: add --price prompt=0.15,new=0.6")
     if "grades" in method.needs and by.verifier is None:
-        raise UsageError(f"{method.name} needs a verifier to score with: add --verifier")
+        raise UsageError(f"{method.name} needs a verifier: add --verifier")
     if wants_grades(parts.selection) and by.verifier is None:
         raise UsageError(f"the selection {parts.selection.name} needs a verifier: add --verifier")
 

@@ -92,7 +92,7 @@ class Run:
     physical_calls: int = 0
     again: list[Path] = field(default_factory=list)  # calls in flight when an earlier life ended, issued again
     dropped: int = 0
-    short: bool = False  # the budget cut a draft or a round of grading short
+    short: bool = False  # the budget cut a draft, a race or a round of grading short
 
 
 class Call:

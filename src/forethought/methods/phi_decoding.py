@@ -65,8 +65,8 @@ class PhiDecoding:
             require(getattr(self, name) >= 0, f"phi-decoding: {name} must be at least 0, not {getattr(self, name)}")
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
-        step = by.step(problem, self.temperature, logprobs=True)
-        look = replace(by, grade_drafts=False).draft(problem, self.foresight, logprobs=True)
+        step = by.step(problem, self.temperature, logprobs=0)
+        look = replace(by, grade_drafts=False).draft(problem, self.foresight, logprobs=0)
         pop, value = [Particle(ROOT)] * self.width, {ROOT: 0.0}
         seen: list[Particle[Draft]] = []  # the last foresights: finished drafts to answer from
         for depth in range(self.depth):
@@ -87,7 +87,7 @@ class PhiDecoding:
             if depth >= self.least and (same or max(shares) >= self.threshold):
                 break
         with keeping(seen, at):
-            made = await each(pop, by.draft(problem, self.foresight, logprobs=True), at)
+            made = await each(pop, by.draft(problem, self.foresight, logprobs=0), at)
         return self.weighed([pair for pair in paired(pop, made) if pair[1].finished], value) or made
 
     def in_width(self, drawn: Population[Draft], fewest: int, at: Scope) -> Population[Draft]:

@@ -56,7 +56,7 @@ class SelfEvalBeam:
             require(getattr(self, name) >= 0, f"self-eval-beam: {name} must be at least 0, not {getattr(self, name)}")
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
-        step = by.step(problem, self.temperature, logprobs=True)
+        step = by.step(problem, self.temperature, logprobs=0)
         pop: Population[Draft] = [Particle(ROOT)]
         tau = self.tau
         while not ended(pop):
