@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import anyio.lowlevel
 import numpy as np
@@ -125,21 +126,18 @@ def model_times_odds() -> dict[str, float]:
 
 
 Program = Callable[[By, Scope], Awaitable[Population[Draft]]]
+T = TypeVar("T")
 
 
-async def expected_measure(program: Program, budget: Budget | None = None) -> dict[str, float]:
-    """E[ sum_i w_i delta(text_i) ]: replay a causally closed prefix of choices, then advance the last."""
-    total: dict[str, float] = defaultdict(float)
+async def outcomes(run: Callable[[Source], Awaitable[T]]) -> AsyncIterator[tuple[float, T]]:
+    """All that `run` can return, with its probability: replay a causally closed prefix of choices, then advance the last."""
     script: Choices = {}
     while True:
         source = Enumerated(script)
-        by = By(ToyModel(source), ToyTask(), TableVerifier())
-        pop = await program(by, Scope.root(Run(source=source), budget))
+        found = await run(source)
         assert source.used >= script.keys(), "a replayed choice vanished: the program depends on task order"
         made = script | source.fresh  # script first: task order may differ between runs
-        weight = math.prod(probs[i] for i, probs in made.values())
-        for p in pop:
-            total[p.state.text] += weight * math.exp(p.logw)
+        yield math.prod(probs[i] for i, probs in made.values()), found
         while made:
             place, (i, probs) = made.popitem()
             later = next((j for j in range(i + 1, len(probs)) if probs[j] > 0), None)
@@ -147,4 +145,18 @@ async def expected_measure(program: Program, budget: Budget | None = None) -> di
                 script = made | {place: (later, probs)}
                 break
         else:
-            return dict(total)
+            return
+
+
+def toy_by(source: Source) -> By:
+    return By(ToyModel(source), ToyTask(), TableVerifier())
+
+
+async def expected_measure(program: Program, budget: Budget | None = None) -> dict[str, float]:
+    """E[ sum_i w_i delta(text_i) ]."""
+    total: dict[str, float] = defaultdict(float)
+    run = lambda source: program(toy_by(source), Scope.root(Run(source=source), budget))  # noqa: E731
+    async for weight, pop in outcomes(run):
+        for p in pop:
+            total[p.state.text] += weight * math.exp(p.logw)
+    return dict(total)
