@@ -91,7 +91,7 @@ def check(problem: Problem, parts: Parts) -> None:
     by, method = parts.by, parts.method
     if by.model.name == "reasoner" and by.task.name not in GENERATED:
         raise UsageError(f"the embedded reasoner solves only the tasks {', '.join(GENERATED)}: {WAYS_ON}")
-    missing = sorted(need for need in method.needs if need != "process" and need not in by.model.abilities)
+    missing = sorted(need for need in method.needs - {"process", "grades"} if need not in by.model.abilities)
     if missing:
         able = "the local models (reasoner, smollm2, local:PATH) have it"
         raise UsageError(
@@ -100,6 +100,8 @@ def check(problem: Problem, parts: Parts) -> None:
     if "process" in method.needs and (by.verifier is None or not by.verifier.process):
         have = "none was given" if by.verifier is None else f"{by.verifier.name} grades whole drafts only"
         raise UsageError(f"{method.name} needs a verifier that grades steps, such as process; {have}")
+    if "grades" in method.needs and by.verifier is None:
+        raise UsageError(f"{method.name} needs a verifier: add --verifier")
     if "grades" in parts.selection.needs and by.verifier is None:
         raise UsageError(f"the selection {parts.selection.name} needs a verifier: add --verifier")
 

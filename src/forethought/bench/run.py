@@ -132,7 +132,7 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
     credit = [r["credit"] for r in readings] + [0.0] * (len(outcomes) - len(readings))
     total = sum((Cost(**r["cost"]) for r in readings), ZERO)
     low, high = interval(credit)
-    verifier = bench.by.verifier if wants_grades(selection) or "process" in method.needs else None
+    verifier = bench.by.verifier if wants_grades(selection) or {"process", "grades"} & method.needs else None
     return {
         "method": repr(method),
         "selection": repr(selection),

@@ -14,8 +14,8 @@ from forethought.methods.by import By
 Law = Literal["proper", "invariant", "greedy"]
 """proper: keeps the unnormalised measure in expectation. invariant: a Markov kernel that keeps its target. greedy: neither."""
 
-Need = Literal["continue", "logprobs", "loglikelihood", "process"]
-"""An ability of the model, or `process`: a verifier that grades unfinished drafts."""
+Need = Literal["continue", "logprobs", "loglikelihood", "process", "grades"]
+"""An ability of the model, `process`: a verifier that grades unfinished drafts, or `grades`: any verifier."""
 
 
 class Method(Protocol):
