@@ -27,20 +27,22 @@ PROPER = {
     "particle-filter(n=2, ess=1.0, temper=3.0, temper_end=0.5, temper_steps=2)": model_times_odds,
     "entropic-particle-filter(n=1)": model_times_odds,
     "entropic-particle-filter(n=2)": model_times_odds,
-    "entropic-particle-filter(n=2, resampling=multinomial)": model_times_odds,
-    "entropic-particle-filter(n=2, look_ahead=True)": model_times_odds,
     "steer(n=1)": lambda: steered(10.0),
-    "steer(n=2, ess=1.0, strength=3.0)": lambda: steered(3.0),
-    "steer(n=2, ess=1.0, strength=3.0, form=max)": lambda: steered(3.0),
-    "steer(n=2, ess=1.0, strength=3.0, form=sum)": lambda: steered(3.0),
-    "steer(n=2, ess=0.95, strength=3.0, form=sum, resampling=systematic)": lambda: steered(3.0),
-    "steer(n=2, ess=1.0, strength=2.0, of=log)": lambda: steered(2.0, math.log),
-    "steer(n=2, ess=1.0, strength=2.0, of=log, form=max)": lambda: steered(2.0, math.log),
+    "steer(n=2, ess=1.0, strength=3.0, resampling=systematic)": lambda: steered(3.0),
+    "steer(n=2, ess=0.95, strength=3.0, form=max, resampling=systematic)": lambda: steered(3.0),
+    "steer(n=2, ess=1.0, strength=3.0, form=sum, resampling=systematic)": lambda: steered(3.0),
+    "steer(n=2, ess=0.9, strength=2.0, of=log, resampling=systematic)": lambda: steered(2.0, math.log),
+    "steer(n=2, ess=0.9, strength=2.0, of=log, form=max, resampling=systematic)": lambda: steered(2.0, math.log),
 }
 SLOW = {
     "particle-filter(n=3, ess=1.0)": model_times_odds,
     "particle-filter(n=3, ess=0.7)": model_times_odds,
+    "entropic-particle-filter(n=2, resampling=multinomial)": model_times_odds,
+    "entropic-particle-filter(n=2, look_ahead=True)": model_times_odds,
     "entropic-particle-filter(n=3)": model_times_odds,
+    "steer(n=2, ess=1.0, strength=3.0)": lambda: steered(3.0),
+    "steer(n=2, ess=1.0, strength=3.0, form=max)": lambda: steered(3.0),
+    "steer(n=2, ess=1.0, strength=3.0, form=sum)": lambda: steered(3.0),
 }
 
 

@@ -64,13 +64,16 @@ class ToyTask:
 
 
 class ToyModel:
-    """Draws its tokens from `NEXT` by the given source of choices, one choice a token; counts what it does."""
+    """Draws its tokens from `NEXT` by the given source of choices, one choice a token; counts what it does.
+
+    After `deepest` tokens the next is ".".
+    """
 
     name = "toy"
     abilities: frozenset[Ability] = frozenset({"extend", "continue", "seed", "ordered"})
 
-    def __init__(self, source: Source) -> None:
-        self.source, self.spent = source, Cost()
+    def __init__(self, source: Source, deepest: int = 2) -> None:
+        self.source, self.deepest, self.spent = source, deepest, Cost()
 
     def bound(self, request: Request) -> Cost:
         return Cost(calls=1, prompt_tokens=1, new_tokens=request.max_tokens, critical_tokens=request.max_tokens)
@@ -85,7 +88,7 @@ class ToyModel:
         return Completion(text, "end" if text.endswith(".") else "length", cost)
 
     def _token(self, request: Request, place: Path, depth: int) -> str:
-        if depth == 2:
+        if depth == self.deepest:
             return "."
         if request.temperature == 0:
             return max(NEXT, key=lambda token: NEXT[token])
@@ -115,14 +118,14 @@ class TableVerifier:
         return Grade(table(draft.text)), Cost(verifier_calls=1, verifier_tokens=1)
 
 
-def texts() -> dict[str, float]:
+def texts(deepest: int = 2) -> dict[str, float]:
     """Every text of the toy model with its probability."""
-    words = ["".join(w) for n in range(3) for w in itertools.product("ab", repeat=n)]
-    return {w + ".": math.prod(NEXT[t] for t in w) * (NEXT["."] if len(w) < 2 else 1.0) for w in words}
+    words = ["".join(w) for n in range(deepest + 1) for w in itertools.product("ab", repeat=n)]
+    return {w + ".": math.prod(NEXT[t] for t in w) * (NEXT["."] if len(w) < deepest else 1.0) for w in words}
 
 
-def model_times_odds() -> dict[str, float]:
-    return {text: p * table(text) / (1 - table(text)) for text, p in texts().items()}
+def model_times_odds(temper: float = 1.0, deepest: int = 2) -> dict[str, float]:
+    return {text: p * (table(text) / (1 - table(text))) ** (1 / temper) for text, p in texts(deepest).items()}
 
 
 Program = Callable[[By, Scope], Awaitable[Population[Draft]]]
@@ -148,14 +151,14 @@ async def outcomes(run: Callable[[Source], Awaitable[T]]) -> AsyncIterator[tuple
             return
 
 
-def toy_by(source: Source) -> By:
-    return By(ToyModel(source), ToyTask(), TableVerifier())
+def toy_by(source: Source, deepest: int = 2) -> By:
+    return By(ToyModel(source, deepest), ToyTask(), TableVerifier())
 
 
-async def expected_measure(program: Program, budget: Budget | None = None) -> dict[str, float]:
+async def expected_measure(program: Program, budget: Budget | None = None, deepest: int = 2) -> dict[str, float]:
     """E[ sum_i w_i delta(text_i) ]."""
     total: dict[str, float] = defaultdict(float)
-    run = lambda source: program(toy_by(source), Scope.root(Run(source=source), budget))  # noqa: E731
+    run = lambda source: program(toy_by(source, deepest), Scope.root(Run(source=source), budget))  # noqa: E731
     async for weight, pop in outcomes(run):
         for p in pop:
             total[p.state.text] += weight * math.exp(p.logw)
