@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -92,7 +92,9 @@ async def swept_once(sweep: Sweep, text: str, at: Scope) -> str:
     return drawn(await sweep(graded(text), at), at).text
 
 
-@pytest.mark.parametrize(("n", "temper", "deepest"), [(2, 1.5, 2), (3, 1.0, 1), (2, 0.5, 1)])
+@pytest.mark.parametrize(
+    ("n", "temper", "deepest"), [(2, 1.5, 2), pytest.param(3, 1.0, 1, marks=pytest.mark.slow), (2, 0.5, 1)]
+)
 async def test_a_sweep_of_particle_gibbs_keeps_its_target(n: int, temper: float, deepest: int) -> None:
     target = model_times_odds(temper, deepest)
 
@@ -162,6 +164,7 @@ async def test_exchanges_keep_the_product_of_the_targets() -> None:
     assert 0 < np.trace(chances) < len(law)
 
 
+@pytest.mark.slow
 async def test_a_round_of_parallel_tempering_keeps_the_product_of_the_targets() -> None:
     async def move(pair: tuple[str, str], source: Source) -> tuple[str, ...]:
         by, at = toy_by(source, 1), place(source)
@@ -206,8 +209,7 @@ async def test_the_evidence_is_unbiased_and_better_resampling_spreads_it_less() 
     one = await evidence("particle-filter(n=1)")
     two = await evidence("particle-filter(n=2, ess=0.0)")
     filtered = await evidence("particle-filter(n=2, ess=1.0)")
-    hot = await evidence("particle-filter(n=2, ess=1.0, temper=1e6)")
-    assert [mean for mean, _ in (one, two, filtered, hot)] == pytest.approx([truth] * 4)
+    assert [mean for mean, _ in (one, two, filtered)] == pytest.approx([truth] * 3)
     assert two[1] == pytest.approx(one[1] / 2)  # independent particles
     assert filtered[1] < 0.98 * two[1]
     assert hot[1] == pytest.approx(
@@ -253,10 +255,10 @@ async def test_the_entropic_filter_keeps_more_ancestors_while_few_lead_early() -
         first = next(e for e in run.trace.events if e.kind == "resample")  # type: ignore[attr-defined]
         return len(set(first.data["parents"]))
 
-    plain, cool = (
+    plain, cool = [
         [await survivors(f"{name}(n=32{more})", seed) for seed in range(10)]
         for name, more in (("particle-filter", ", ess=1.0"), ("entropic-particle-filter", ""))
-    )
+    ]
     assert sum(cool) > 1.2 * sum(plain)
 
 
@@ -267,7 +269,7 @@ async def test_annealing_goes_in_equal_parts() -> None:
 
 async def test_what_anneals_resamples_by_the_temperature_of_the_round() -> None:
     fixed, there, far = [
-        await evidence(f"particle-filter(n=2, ess=1.0, {words})")
+        await evidence(f"particle-filter(n=2, ess=1.0, {words})", deepest=1)
         for words in ("temper=5.0", "temper=5.0, temper_end=5.0", "temper=5.0, temper_end=0.2, temper_steps=1")
     ]
     assert fixed == there
@@ -287,18 +289,18 @@ def test_potentials() -> None:
 
 @pytest.mark.parametrize("form", ["difference", "max", "sum"])
 async def test_weights_on_the_way_are_the_potentials_of_the_form(form: Any) -> None:
-    """Without resampling, the weight of what is kept when the budget ends after two steps."""
-    from forethought.core.budget import Budget
-    from forethought.core.errors import BudgetEnded
+    class Noting(Scope):
+        rounds: ClassVar[list[Population[Draft]]] = []
 
-    at = Scope.root(Run(Seeded(4)), Budget({"calls": 12}))
-    with pytest.raises(BudgetEnded):
-        await methods.parse(f"steer(n=6, form={form}, strength=2.0, ess=0.0)")(PROBLEM, toy_by(Seeded(4)), at)
-    assert at.kept
-    going = [p for p in at.kept if not p.done and len(p.state.steps) == 2]
-    assert going
+        def keep(self, population: Sequence[Any]) -> None:
+            self.rounds.append(population)
+
+    at = Noting.root(Run(Seeded(4)))
+    await methods.parse(f"steer(n=6, form={form}, strength=2.0, ess=0.0)")(PROBLEM, toy_by(Seeded(4)), at)
+    going = [p for pop in Noting.rounds for p in pop if not p.done]
+    assert {len(p.state.steps) for p in going} == {1, 2}
     for p in going:
-        values = [table(p.state.text[:1]), table(p.state.text)]
+        values = [table(p.state.text[: i + 1]) for i in range(len(p.state.text))]
         assert p.logw == pytest.approx(2.0 * math.fsum(potentials(values, form)) - math.log(6))
 
 
@@ -366,15 +368,19 @@ async def normalised(spelling: str, deepest: int = 1) -> dict[str, float]:
     return total
 
 
-async def test_one_sweep_is_a_filter_and_one_chain_is_gibbs() -> None:
+async def test_one_sweep_is_a_filter() -> None:
     plain = await normalised("particle-filter(n=2, ess=1.0, resampling=multinomial)")
     assert await normalised("particle-gibbs(n=2, sweeps=1)") == pytest.approx(plain)
     assert await normalised("parallel-tempering(chains=1, n=2, sweeps=1)") == pytest.approx(plain)
-    two = await normalised("particle-gibbs(n=2, sweeps=2)")
+
+
+@pytest.mark.slow
+async def test_a_sweep_brings_gibbs_nearer_to_its_target_and_one_chain_is_gibbs() -> None:
+    plain, two = [await normalised(f"particle-gibbs(n=2, sweeps={sweeps})") for sweeps in (1, 2)]
     assert await normalised("parallel-tempering(chains=1, n=2, sweeps=2)") == pytest.approx(two)
     target = model_times_odds(deepest=1)
     truth = {text: weight / math.fsum(target.values()) for text, weight in target.items()}
-    assert distance(two, truth) < distance(plain, truth)  # a sweep brings it nearer
+    assert distance(two, truth) < distance(plain, truth)
 
 
 async def test_moves_bring_metropolis_hastings_nearer_to_its_target() -> None:
@@ -390,7 +396,7 @@ def distance(one: dict[str, float], other: dict[str, float]) -> float:
 
 
 async def test_an_infinite_temperature_samples_the_model() -> None:
-    assert await normalised("particle-gibbs(n=2, sweeps=2, temper=1e12)") == pytest.approx(texts(1), rel=1e-6)
+    assert await normalised("particle-gibbs(n=2, sweeps=1, temper=1e12)") == pytest.approx(texts(1), rel=1e-6)
     assert await normalised("metropolis-hastings(chains=1, moves=1, temper=1e12)") == pytest.approx(texts(1), rel=1e-6)
     assert await normalised("particle-filter(n=2, ess=0.0)") != pytest.approx(texts(1), rel=1e-2)
 
