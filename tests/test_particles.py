@@ -212,9 +212,12 @@ async def test_the_evidence_is_unbiased_and_better_resampling_spreads_it_less() 
     assert [mean for mean, _ in (one, two, filtered)] == pytest.approx([truth] * 3)
     assert two[1] == pytest.approx(one[1] / 2)  # independent particles
     assert filtered[1] < 0.98 * two[1]
-    assert hot[1] == pytest.approx(
-        two[1], rel=1e-4
-    )  # an infinite temperature keeps everyone: systematic, by uniform law
+
+
+async def test_an_infinite_temperature_of_resampling_keeps_everyone() -> None:
+    """Systematic resampling by a uniform law."""
+    hot = await evidence("particle-filter(n=2, ess=1.0, temper=1e6)", deepest=1)
+    assert hot == pytest.approx(await evidence("particle-filter(n=2, ess=0.0)", deepest=1), rel=1e-4)
 
 
 async def test_a_look_ahead_keeps_the_mean_and_spreads_the_evidence_less() -> None:
