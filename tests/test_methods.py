@@ -156,6 +156,13 @@ def test_a_method_is_a_short_program(file: Path) -> None:
     "particle-filter(n=0)", "particle-filter(ess=1.5)", "particle-filter(temper=0)", "particle-filter(temperature=-1)",
     "particle-filter-published(n=0)", "particle-filter-published(temper=0.0)", "particle-filter-published(temperature=-1)",
     "sample(temperature=1e999)", "beam(temperature=1e999)", "particle-filter(temper=1e999)",
+    "particle-filter(temper_end=0)", "particle-filter(temper_steps=0)", "particle-filter-published(temper_end=-1.0)",
+    "entropic-particle-filter(n=0)", "entropic-particle-filter(horizon=0)", "entropic-particle-filter(temperature=-1)",
+    "entropic-particle-filter-published(n=0)", "steer(n=0)", "steer(form=product)", "steer(strength=-1)", "steer(ess=2)",
+    "steer(of=odds)", "steer(temperature=-1)", "particle-gibbs(n=1)", "particle-gibbs(sweeps=0)", "particle-gibbs(temper=0)",
+    "particle-gibbs(temperature=-1)", "parallel-tempering(chains=0)", "parallel-tempering(n=1)",
+    "parallel-tempering(hottest=0.5)", "parallel-tempering(sweeps=0)", "metropolis-hastings(chains=0)",
+    "metropolis-hastings(moves=-1)", "metropolis-hastings(temper=0)", "metropolis-hastings(temperature=-1)",
 ])  # fmt: skip
 def test_senseless_parameters_are_refused(spelling: str) -> None:
     with pytest.raises(UsageError, match=spelling.partition("(")[0] + ": ") as caught:
@@ -169,6 +176,9 @@ def test_senseless_parameters_are_refused(spelling: str) -> None:
 @pytest.mark.parametrize("spelling", [
     "sample(n=1, temperature=0.0)", "beam(width=1, expand=1, temperature=0)", "beam(width=3, expand=2, temperature=0)",
     "particle-filter(n=1, temperature=0)", "particle-filter-published(n=1, temperature=0)",
+    "entropic-particle-filter(n=3, temperature=0)", "entropic-particle-filter-published(n=3, temperature=0)",
+    "steer(n=3, temperature=0)", "particle-gibbs(temperature=0)", "parallel-tempering(temperature=0)",
+    "metropolis-hastings(temperature=0)",
 ])  # fmt: skip
 async def test_at_temperature_zero_all_are_greedy(spelling: str) -> None:
     by = By(toy(), ToyTask(), Counted())
