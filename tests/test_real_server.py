@@ -72,7 +72,7 @@ async def test_the_probe(llama: str) -> None:
         at = Scope.root()
         await model.prepare()
         done = await extend(model, Request(STORY, max_tokens=1), at)
-        assert model.abilities == {"extend", "continue", "logprobs", "seed"}
+        assert model.abilities == {"extend", "continue", "logprobs", "seed", "schema"}
         assert model.dialect is not None
         assert model.dialect.continuing == "flag"
         assert not model.dialect.keeps_stops
