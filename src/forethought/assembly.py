@@ -17,6 +17,7 @@ from forethought.solving import DEFAULT_BUDGET, Parts
 from forethought.tasks import GENERATED, generated_task, task_named
 from forethought.tasks.protocol import Task
 from forethought.verifiers import Verifier, verifiers
+from forethought.verifiers.asking import given
 
 
 def budget_of(budget: str | Budget | None) -> Budget:
@@ -70,7 +71,7 @@ def by_of(
     """The model, task and verifier for methods and selections that need what these need."""
     needed = any({"process", "grades"} & part.needs for part in wanted)
     frozen = model_named(model or default_name()) if model is None or isinstance(model, str) else model
-    return By(frozen, task, verifier_of(verifier, task, needed))
+    return By(frozen, task, given(verifier_of(verifier, task, needed), frozen))
 
 
 def assemble(
