@@ -8,6 +8,7 @@ right answers with probability c (completeness, 1 - false negatives) and refuses
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,16 +69,20 @@ class Resampling:
 
         `gain` for a right answer, `loss` (a positive number) for a wrong one, `price` for an attempt.
         """
-        reached = [(kind, kind.share * self._refused(kind) ** (attempt - 1)) for kind in self.kinds]
-        total = math.fsum(weight for _, weight in reached)
-        if total == 0:
+        reached = [(kind, self._log_reached(kind, attempt)) for kind in self.kinds]
+        top = max(log for _, log in reached)
+        if top == -math.inf:  # it never comes to it
             return 0.0
-        worth = ((weight, self.accepts(kind)) for kind, weight in reached)
-        return math.fsum(weight * (a * gain - b * loss) for weight, (a, b) in worth) / total - price
+        weights = [math.exp(log - top) for _, log in reached]
+        worth = (a * gain - b * loss for a, b in (self.accepts(kind) for kind, _ in reached))
+        return math.fsum(map(operator.mul, weights, worth)) / math.fsum(weights) - price
 
-    def _refused(self, kind: Kind) -> float:
-        a, b = self.accepts(kind)
-        return 1 - a - b
+    def _log_reached(self, kind: Kind, attempt: int) -> float:
+        """The logarithm of the chance that a task is of this kind and refused all attempts before."""
+        refused = 1 - sum(self.accepts(kind))
+        if kind.share == 0 or (refused <= 0 and attempt > 1):
+            return -math.inf
+        return math.log(kind.share) + (attempt - 1) * (math.log(refused) if attempt > 1 else 0.0)
 
     def value(self, attempts: float, gain: float, loss: float, price: float = 0.0) -> float:
         """The expected value of at most so many attempts."""
