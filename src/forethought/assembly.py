@@ -18,6 +18,7 @@ from forethought.solving import DEFAULT_BUDGET, Parts
 from forethought.tasks import GENERATED, generated_task, task_named
 from forethought.tasks.protocol import Task
 from forethought.verifiers import Verifier, verifiers
+from forethought.verifiers.asking import given
 
 
 def budget_of(budget: str | Budget | None) -> Budget:
@@ -77,7 +78,8 @@ def by_of(
 ) -> By:
     """The model, task and verifier for methods and selections that need what these need."""
     needed = any({"process", "grades"} & part.needs for part in wanted)
-    return By(model_of(model), task, verifier_of(verifier, task, needed))
+    frozen = model_of(model)
+    return By(frozen, task, given(verifier_of(verifier, task, needed), frozen))
 
 
 def assemble(

@@ -115,6 +115,8 @@ class OpenAI:
             raise UsageError(f"{self.name} cannot continue a partial answer")
         if request.min_p and not dialect.extras:
             raise UsageError(f"{self.name} knows no min_p")
+        if request.schema is not None and not dialect.schemas:
+            raise UsageError(f"{self.name} follows no schemas")
         if request.forced:
             raise UsageError(f"{self.name} takes no forced tokens; the local models do")
 
