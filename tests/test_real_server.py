@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import anyio
@@ -84,7 +84,7 @@ async def test_the_probe(llama: str) -> None:
         assert model.dialect.continuing == "flag"
         assert not model.dialect.keeps_stops
         assert done.cost.calls == 8  # the seven of the probe among them
-        assert done.cost.new_tokens < 48
+        assert done.cost.new_tokens < 72  # 24 of them at most for the schema
         assert at.account.spent.new_tokens == done.cost.new_tokens
 
 
@@ -151,17 +151,22 @@ def counted(llama: str) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"^llamacpp:(\w+)_total (\d+)$", text, re.MULTILINE)}
 
 
+ON_TRIO = pytest.param("trio", marks=pytest.mark.slow)  # that the two agree is shown where no server is needed
+FEW = {"n": 3, "width": 2, "expand": 2, "chains": 2, "moves": 2}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ON_TRIO])
 @pytest.mark.parametrize("name", sorted(methods))
 async def test_every_method_runs_against_it(name: str, model: OpenAI) -> None:
     """Within its budget, with the ledger at what the server says that it did."""
     task = GENERATED["chain"]
     by = By(model, task, verifiers.parse("process"))
-    small = {"n": 3} if name not in ("greedy", "beam") else {"width": 2, "expand": 2} if name == "beam" else {}
-    method = methods[name](**small)
+    known = {field.name for field in fields(methods[name])}
+    method = methods[name](**{name: few for name, few in FEW.items() if name in known})
     selection = selections.parse("best" if "process" in method.needs else "majority")
-    solution = await solve_with(Parts(by, method, selection, Budget({"tokens": 400})), task.problem(2, 0), seed=1)
+    solution = await solve_with(Parts(by, method, selection, Budget({"tokens": 240})), task.problem(2, 0), seed=1)
     assert solution.cost.new_tokens > 0
-    assert solution.cost.tokens <= 400
+    assert solution.cost.tokens <= 240
     assert solution.stopped in ("done", "budget")
 
 
