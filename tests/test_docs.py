@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -41,11 +42,15 @@ def test_each_skeleton_runs_as_it_stands(skeleton: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_page_of_methods_is_fresh() -> None:
-    sys.path.insert(0, str(ROOT / "docs"))
-    from methods_page import page
+@pytest.mark.parametrize("name", ["methods", "modules"])
+def test_a_generated_page_is_fresh(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    page = importlib.import_module(f"{name}_page").page()
+    assert (ROOT / "docs" / f"{name}.md").read_text() == page
 
-    assert (ROOT / "docs" / "methods.md").read_text() == page()
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert "|  |" not in (ROOT / "docs" / "modules.md").read_text()
 
 
 def test_the_readme_has_exactly_two_set_up_commands() -> None:

@@ -83,7 +83,6 @@ WEAK = pytest.mark.xfail(
 )
 
 
-@WEAK
 def test_search_is_better_than_one_draft(tmp_path: Path) -> None:
     contenders = ("greedy", "beam(width=4, expand=4)", "particle-filter(n=16)")
     one, beam, filtered = accuracies(
