@@ -1,0 +1,234 @@
+"""Searches over steps, each held to a slow reference: dvts, rebase, ets, a-star, early-rejection, best-first; and beam."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forethought.core.draft import Draft
+from forethought.core.errors import UsageError
+from forethought.core.population import Particle
+from forethought.core.scope import Run, Scope, Seeded
+from forethought.methods import By, balance, methods, programme
+from forethought.methods.balance import allocation
+from forethought.methods.programme import kept, likeness
+from tests.ladder import climb, grade
+from tests.toy import PROBLEM as TOY
+from tests.toy import TableVerifier, ToyModel, ToyTask
+
+pytestmark = pytest.mark.anyio
+
+
+def events(at: Scope, kind: str) -> list[Mapping[str, object]]:
+    """By place: what arrives first is chance."""
+    found = sorted((e for e in at.run.trace.events if e.kind == kind), key=lambda e: e.place)  # type: ignore[attr-defined]
+    return [e.data for e in found]
+
+
+def lines(draft: Draft) -> list[str]:
+    return draft.text.splitlines(keepends=True)
+
+
+# what all share
+
+
+@pytest.mark.parametrize("spelling", ["beam", "dvts", "rebase", "ets"])
+async def test_drafts_keep_their_lineage_with_a_grade_at_every_step(spelling: str) -> None:
+    pop, _, _ = await climb(spelling)
+    for p in pop:
+        *steps, root = p.state.lineage()
+        assert root.parent is None
+        assert [d.new for d in steps][::-1] == p.state.steps == lines(p.state)
+        assert [d.grades["grader"].value for d in steps] == [grade(d.text) for d in steps]
+
+
+@pytest.mark.parametrize("spelling", ["beam", "dvts", "rebase", "ets"])
+async def test_equal_steps_are_graded_once_and_finished_drafts_cost_nothing_more(spelling: str) -> None:
+    pop, at, by = await climb(f"{spelling}(temperature=0)")
+    assert len({id(p.state) for p in pop}) == (4 if spelling == "dvts" else 1)  # its subtrees share nothing
+    assert by.verifier.spent.verifier_calls == (16 if spelling == "dvts" else 4)  # type: ignore[union-attr]
+    assert all(p.done for p in pop)
+    assert at.account.spent.calls == len(events(at, "sample")) == 16 * 4
+
+
+# dvts
+
+
+async def test_dvts_is_so_many_beams_of_one() -> None:
+    """A slow reference: from what was drawn, each subtree goes on from its best step and gives its last round's drafts."""
+    for seed in range(6):
+        pop, at, _ = await climb("dvts(n=6, expand=3)", seed)
+        drawn = iter([str(data["text"]) for data in events(at, "sample")])
+        trees = ["", ""]
+        for _ in range(4):
+            rounds = [[tree + next(drawn) for _ in range(3)] for tree in trees]
+            trees = [max(texts, key=grade) for texts in rounds]
+        assert [p.state.text for p in pop] == [t for texts in rounds for t in sorted(texts, key=grade, reverse=True)]
+
+
+# rebase
+
+
+def shares(rewards: Sequence[float], width: int, temper: float) -> dict[int, int]:
+    """As the released code has it: one after another, from the sum of what is left, in exact enough numbers."""
+    order = sorted(range(len(rewards)), key=lambda i: -rewards[i])
+    weights = {i: math.exp((rewards[i] - max(rewards)) / temper) for i in order}
+    found = {}
+    for i in order:
+        found[i] = math.ceil(width * weights[i] / math.fsum(weights.values()) - 1e-9) if width else 0
+        width -= found[i]
+        del weights[i]
+    return found
+
+
+rewards_of = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+@given(rewards_of, st.integers(1, 64), st.floats(0.02, 5))
+def test_an_allocation_is_whole_and_sums_and_follows_the_rewards(
+    rewards: list[float], width: int, temper: float
+) -> None:
+    counts = allocation(rewards, width, temper)
+    assert sum(counts) == width
+    assert min(counts) >= 0
+    for (a, k), (b, other) in itertools.permutations(zip(rewards, counts, strict=True), 2):
+        assert k >= other or a <= b
+    assert counts == [shares(rewards, width, temper)[i] for i in range(len(rewards))]
+
+
+@pytest.mark.parametrize(("rewards", "width", "temper", "want"), [
+    ([0.9, 0.1], 4, 0.2, [4, 0]),  # ceil(4 / (1 + e^-4)) = 4
+    ([0.5, 0.5, 0.5, 0.5], 8, 0.2, [2, 2, 2, 2]),
+    ([0.5, 0.5, 0.5], 8, 0.2, [3, 3, 2]),  # the earlier is rounded up
+    ([0.2, 0.6, 0.4], 6, 0.2, [0, 4, 2]),  # ceil(6 * 0.665) = 4, ceil(2 * 0.73) = 2
+    ([0.1, 0.2, 0.2], 5, 0.0, [0, 3, 2]),  # zero temperature: all to the best
+    ([-math.inf, 0.2], 3, 0.2, [0, 3]), ([-math.inf, -math.inf], 3, 0.2, [2, 1]), ([0.3], 7, 0.2, [7]),
+    ([1.0, 0.0], 5, 1e-300, [5, 0]), ([0.7, 0.3], 0, 0.2, [0, 0]),
+])  # fmt: skip
+def test_allocations_by_hand(rewards: list[float], width: int, temper: float, want: list[int]) -> None:
+    assert allocation(rewards, width, temper) == want
+
+
+async def test_rebase_spreads_its_width_over_the_steps_as_the_grades_say() -> None:
+    for seed in range(6):
+        pop, at, _ = await climb("rebase(n=9)", seed)
+        drawn = iter([str(data["text"]) for data in events(at, "sample")])
+        texts = [next(drawn) for _ in range(9)]
+        for _ in range(3):
+            counts = shares([grade(t) for t in texts], 9, 0.2)
+            texts = [t + next(drawn) for i, t in enumerate(texts) for _ in range(counts[i])]
+        assert [p.state.text for p in pop] == texts
+        assert next(drawn, None) is None
+
+
+async def test_a_finished_draft_takes_its_place_out_of_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the toy, where drafts end at different lengths, every draft counts once."""
+    asked: list[int] = []
+    real = balance.allocation
+    monkeypatch.setattr(balance, "allocation", lambda r, width, t: asked.append(width) or real(r, width, t))
+    for seed in range(5):
+        asked.clear()
+        at = Scope.root(Run(Seeded(seed)))
+        pop = await methods.parse("rebase(n=12)")(TOY, By(ToyModel(Seeded(seed)), ToyTask(), TableVerifier()), at)
+        lengths = [p.state.size for p in pop]
+        assert len(pop) == 12
+        assert lengths == sorted(lengths)
+        assert asked == [n for n in (12, 12 - lengths.count(1), 12 - lengths.count(1) - lengths.count(2)) if n]
+
+
+# ets
+
+
+def tree(shape: Sequence[int], chance: random.Random) -> list[Draft]:
+    """The leaves of a tree of so many nodes a level, each under one of the level above."""
+    level = [Draft()]
+    for count in shape:
+        level = [Draft(chance.choice(level), f"{i}\n") for i in range(count)]
+    return level
+
+
+def best_sets(
+    leaves: Sequence[Draft], shares: Sequence[float], near: Sequence[int], cost: float, coverage: float
+) -> list[tuple[int, ...]]:
+    """Every set of leaves by brute force: those of the highest value."""
+    nodes = {d for leaf in leaves for d in leaf.lineage()}
+    values = {}
+    for size in range(1, len(leaves) + 1):
+        for some in itertools.combinations(range(len(leaves)), size):
+            alive = {d for i in some for d in leaves[i].lineage()}
+            met = len({near[i] for i in some}) / len(set(near)) if len(set(near)) > 1 else 0
+            values[some] = sum(shares[i] for i in some) - cost * len(alive) / len(nodes) + coverage * met
+    top = max(values.values())
+    return [some for some, value in values.items() if value > top - 1e-9]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_programme_keeps_what_brute_force_keeps(seed: int) -> None:
+    chance = random.Random(seed)
+    leaves = tree([chance.randrange(1, 4), chance.randrange(1, 5), chance.randrange(1, 9)], chance)
+    counts = allocation([chance.random() for _ in leaves], 16, 0.2)
+    near = [chance.randrange(3) for _ in leaves]
+    near = [sorted(set(near)).index(k) for k in near]
+    cost, coverage = chance.choice([0.3, 1.0, 2.0]), chance.choice([0.0, 0.4, 1.5])
+    x = kept(leaves, [c / 16 for c in counts], near, cost, coverage)
+    best = best_sets(leaves, [c / 16 for c in counts], near, cost, coverage)
+    assert tuple(i for i, stays in enumerate(x) if stays) in best
+
+
+def test_without_a_price_every_leaf_stays() -> None:
+    leaves = tree([2, 4, 12], random.Random(1))
+    assert kept(leaves, [1.0] + [0.0] * 11, [0] * 12, 0.0, 0.0) == [True] * 12
+
+
+def test_a_high_price_leaves_one_path() -> None:
+    leaves = tree([2, 4, 12], random.Random(1))
+    assert kept(leaves, [1 / 12] * 12, [0] * 12, 100.0, 0.0).count(True) == 1
+
+
+def test_clusters_are_of_what_a_step_says_whatever_its_order() -> None:
+    texts = ["3+4=7 | 7 5\n", "4+3=7 | 5 7\n", "3*4=12 | 12 5\n", "3+4=7 | 7 5\n", "", ""]
+    assert len(set(likeness(texts, 0.05))) == 3
+    first, again, other, same, nothing, also = likeness(texts, 0.05)
+    assert first == again == same != other
+    assert nothing == also not in (first, other)
+    assert likeness(["a"], 0.05) == [0] == likeness([""], 0.05)
+    assert set(likeness(texts, 2.0)) == {0}
+
+
+async def test_ets_draws_from_fewer_nodes_than_rebase() -> None:
+    """What it is for: the nodes alive at a time, here parents of what is drawn."""
+    alive = {}
+    for spelling in ("rebase(n=16)", "ets(n=16)"):
+        found = [
+            [len({d for leaf in level for d in leaf.lineage()}) for level in await levels(spelling, seed)]
+            for seed in range(8)
+        ]
+        alive[spelling] = sum(map(sum, found))
+    assert alive["ets(n=16)"] < 0.8 * alive["rebase(n=16)"]
+
+
+async def levels(spelling: str, seed: int) -> list[list[Draft]]:
+    """The drafts that were drawn from, round by round."""
+    seen: list[list[Draft]] = []
+    real = balance.each
+
+    async def spied(pop: list[Particle[Draft]], *rest: object) -> object:
+        seen.append([p.state for p in pop])
+        return await real(pop, *rest)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(balance, "each", spied)
+        await climb(spelling, seed)
+    return seen
+
+
+async def test_without_scipy_ets_says_so_before_anything_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programme.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"ets needs scipy: pip install 'forethought\[search\]'"):
+        await climb("ets")
