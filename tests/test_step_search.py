@@ -18,7 +18,7 @@ from forethought.core.scope import Run, Scope, Seeded
 from forethought.methods import By, balance, methods, programme
 from forethought.methods.balance import allocation
 from forethought.methods.programme import kept, likeness
-from tests.ladder import climb, grade
+from tests.ladder import CHANCES, climb, grade
 from tests.toy import PROBLEM as TOY
 from tests.toy import TableVerifier, ToyModel, ToyTask
 
@@ -232,3 +232,85 @@ async def test_without_scipy_ets_says_so_before_anything_is_spent(monkeypatch: p
     monkeypatch.setattr(programme.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"ets needs scipy: pip install 'forethought\[search\]'"):
         await climb("ets")
+
+
+# a-star
+
+
+def a_star(drawn: Sequence[str], n: int, expand: int, weight: float, path: str) -> str:
+    """By the book, with lists: the text that A* over these draws ends with (without what is written greedily)."""
+    frontier, come = [("", 0.0, 0.0, 0)], itertools.count(1)  # text, g, f, order
+    draws = iter(drawn)
+    for _ in range(n):
+        best = min(frontier, key=lambda entry: entry[2:])
+        if best[0].count("\n") == 4:
+            return best[0]
+        frontier.remove(best)
+        text, g = best[:2]
+        h = 1 - grade(text) if text else 1.0
+        for step in dict.fromkeys(next(draws) for _ in range(expand)):
+            new = 1 - grade(text + step)
+            cost = g + (-math.log(CHANCES["abc".index(step[0])]) if path == "likelihood" else max(0.0, new - h))
+            frontier.append((text + step, cost, cost + weight * new, next(come)))
+    ends = [entry for entry in frontier if entry[0].count("\n") == 4]
+    return min(ends or frontier, key=lambda entry: entry[2:])[0]
+
+
+@pytest.mark.parametrize("path", ["likelihood", "drops"])
+@pytest.mark.parametrize("weight", [0.0, 1.0, 6.0])
+@pytest.mark.parametrize("n", [3, 5, 40])
+async def test_a_star_does_what_the_book_says(n: int, weight: float, path: str) -> None:
+    for seed in range(8):
+        pop, at, _ = await climb(f"a-star(n={n}, expand=3, weight={weight}, path={path})", seed)
+        drawn = [str(data["text"]) for data in events(at, "sample")]
+        want = a_star(drawn, n, 3, weight, path)
+        (text,) = (p.state.text for p in pop)
+        assert text.startswith(want)
+        assert text[len(want) :] == "a\n" * (4 - want.count("\n"))  # the rest is greedy
+
+
+async def test_a_star_stops_at_the_first_draft_taken_off_that_has_ended() -> None:
+    pop, at, _ = await climb("a-star(n=1000, expand=6, weight=0.0)", 1)
+    assert [p.state.text for p in pop] == ["a\na\na\na\n"]  # the likeliest path of all that were seen
+    samples, grades = len(events(at, "sample")), len(events(at, "grade"))
+    assert samples < 6 * 40
+    assert grades < samples  # equal steps are one state
+
+
+async def test_a_star_needs_likelihoods_only_where_it_uses_them() -> None:
+    assert "logprobs" in methods.parse("a-star").needs
+    assert "logprobs" not in methods.parse("a-star(path=drops)").needs
+
+
+# early rejection
+
+
+@pytest.mark.parametrize("keep", [2, 3, 6, 8])
+async def test_steps_are_rejected_by_their_beginnings(keep: int) -> None:
+    """A step is two tokens here, so that one is its beginning."""
+    for seed in range(4):
+        spelling = f"early-rejection(width=2, expand=4, tokens=1, keep={keep})"
+        pop, at, _ = await climb(spelling, seed)
+        drawn = iter([str(data["text"]) for data in events(at, "sample")])
+        best = ["", ""]
+        for _ in range(4):
+            begun = sorted([text + next(drawn) for text in best for _ in range(4)], key=grade, reverse=True)[:keep]
+            whole = [text + next(drawn) for text in begun]
+            best = sorted(whole, key=grade, reverse=True)[:2] if keep > 2 else whole
+        assert [p.state.text for p in pop] == best
+        assert all(text.count("\n") == 4 for text in best)
+        assert next(drawn, None) is None
+
+
+async def test_what_is_rejected_early_is_not_paid_for() -> None:
+    """Twelve rejected steps of sixteen save one token of two; and half a step is none: a draft has four, not eight."""
+    beam, early = [(await climb(s))[1].account.cost for s in ("beam", "early-rejection(tokens=1)")]
+    assert beam.new_tokens == 4 * 16 * 2
+    assert early.new_tokens == 4 * (16 + 4)
+
+
+async def test_a_step_that_is_shorter_than_its_beginning_is_graded_whole() -> None:
+    for seed in range(3):
+        (beam, _, _), (early, at, _) = await climb("beam", seed), await climb("early-rejection(tokens=3)", seed)
+        assert {str(data["text"]) for data in events(at, "sample")} == {"a\n", "b\n", "c\n"}
+        assert len(early) == len(beam) == 4

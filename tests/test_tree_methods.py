@@ -35,7 +35,8 @@ pytestmark = pytest.mark.anyio
 SEARCHES = [
     "mcts", "mcts(rollout=False)", "mcts(batch=1, n=12)", "ab-mcts-a", "ab-mcts-a(rollout=False)", "ab-mcts-a(prior=beta)",
     "ab-mcts-m", "ab-mcts-m(rollout=False)", "self-eval-beam(expand=4, width=3)", "phi-decoding",
-    "phi-decoding(least=0, threshold=0.5)", "beam", "dvts", "rebase", "ets",
+    "phi-decoding(least=0, threshold=0.5)", "beam", "dvts", "rebase", "ets", "a-star", "a-star(path=drops, n=3)",
+    "early-rejection(tokens=1)", "early-rejection(tokens=1, keep=8)",
 ]  # fmt: skip
 every = pytest.mark.parametrize("spelling", SEARCHES)
 

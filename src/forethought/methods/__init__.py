@@ -1,6 +1,7 @@
 """Methods: one file each. Importing this package registers those below."""
 
 from forethought.methods import (
+    a_star,
     ab_mcts_a,
     ab_mcts_m,
     adaptive_self_consistency,
@@ -11,6 +12,7 @@ from forethought.methods import (
     confidence_stop,
     dvts,
     eager,
+    early_rejection,
     entropic_particle_filter,
     ets,
     first_finish,
@@ -38,6 +40,7 @@ __all__ = [
     "Law",
     "Method",
     "Need",
+    "a_star",
     "ab_mcts_a",
     "ab_mcts_m",
     "adaptive_self_consistency",
@@ -48,6 +51,7 @@ __all__ = [
     "confidence_stop",
     "dvts",
     "eager",
+    "early_rejection",
     "entropic_particle_filter",
     "ets",
     "first_finish",

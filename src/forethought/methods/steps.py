@@ -19,7 +19,10 @@ def key(draft: Draft) -> Hashable:
 
 def different(pop: Population[Draft]) -> list[Particle[Draft]]:
     """The first particle of each different step, in order."""
-    return list({key(p.state): p for p in reversed(pop)}.values())[::-1]
+    found: dict[Hashable, Particle[Draft]] = {}
+    for p in pop:
+        found.setdefault(key(p.state), p)
+    return list(found.values())
 
 
 async def grade_different(pop: Population[Draft], by: By, problem: Problem, at: Scope) -> list[Particle[Draft]]:
