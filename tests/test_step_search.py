@@ -5,20 +5,27 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forethought.core.draft import Draft
-from forethought.core.errors import UsageError
+from forethought.core.budget import Budget
+from forethought.core.cost import Cost
+from forethought.core.draft import Draft, Grade
+from forethought.core.errors import BudgetEnded, ModelError, UsageError
 from forethought.core.population import Particle
-from forethought.core.scope import Run, Scope, Seeded
+from forethought.core.problem import Problem
+from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.methods import By, balance, methods, programme
 from forethought.methods.balance import allocation
 from forethought.methods.programme import kept, likeness
-from tests.ladder import CHANCES, climb, grade
+from forethought.models.protocol import Completion, Request
+from forethought.tasks.protocol import Task
+from tests.ladder import CHANCES, Grader, Ladder, LadderTask, climb, grade
+from tests.ladder import PROBLEM as CLIMB
 from tests.toy import PROBLEM as TOY
 from tests.toy import TableVerifier, ToyModel, ToyTask
 
@@ -55,6 +62,27 @@ async def test_equal_steps_are_graded_once_and_finished_drafts_cost_nothing_more
     assert by.verifier.spent.verifier_calls == (16 if spelling == "dvts" else 4)  # type: ignore[union-attr]
     assert all(p.done for p in pop)
     assert at.account.spent.calls == len(events(at, "sample")) == 16 * 4
+
+
+@pytest.mark.parametrize("spelling", [
+    "beam(width=3, expand=2)", "dvts(n=6, expand=2)", "rebase(n=6)", "ets(n=6)", "a-star", "early-rejection(width=3, expand=2)",
+    "best-first(draws=3, expand=2)",
+])  # fmt: skip
+async def test_no_finished_draft_is_gone_on_from(spelling: str) -> None:
+    asked: list[str] = []
+
+    class Strict(ToyModel):
+        async def extend(self, request: Request, call: Call) -> Completion:
+            assert request.draft.finish is None
+            asked.append(request.draft.text)
+            return await super().extend(request, call)
+
+    for seed in range(10):
+        by = By(Strict(Seeded(seed)), ToyTask(), TableVerifier())
+        pop = await methods.parse(spelling)(TOY, by, Scope.root(Run(Seeded(seed))))
+        assert all(p.done and p.state.finished for p in pop)
+    assert not any("." in text for text in asked)
+    assert {"", "a", "b"} <= set(asked)
 
 
 # dvts
@@ -314,3 +342,62 @@ async def test_a_step_that_is_shorter_than_its_beginning_is_graded_whole() -> No
         (beam, _, _), (early, at, _) = await climb("beam", seed), await climb("early-rejection(tokens=3)", seed)
         assert {str(data["text"]) for data in events(at, "sample")} == {"a\n", "b\n", "c\n"}
         assert len(early) == len(beam) == 4
+
+
+# what can go wrong
+
+
+@pytest.mark.parametrize(
+    "spelling", ["beam", "dvts", "rebase", "ets", "a-star", "early-rejection", "best-first", "mcts", "sample"]
+)
+@pytest.mark.parametrize("bad", [Grade(math.nan), Grade(math.inf), Grade(0.5, (0.1, math.nan))])
+async def test_a_grade_that_is_no_number_is_one_clear_error_and_nothing_recorded_is_lost(
+    spelling: str, bad: Grade
+) -> None:
+    class Broken(Grader):
+        async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+            grade, cost = await super().grade(draft, problem, task, call)
+            return (bad, cost) if self.spent.verifier_calls == 3 else (grade, cost)
+
+    by, at = By(Ladder(), LadderTask(), Broken(), grade_drafts=True), Scope.root(Run(Seeded(0)))
+    with pytest.raises(ModelError, match="the verifier grader gave a grade that is no number") as caught:
+        await methods.parse(spelling)(CLIMB, by, at)
+    assert "\n" not in str(caught.value)
+    fates = {
+        kind: len(events(at, kind))
+        for kind in ("sample", "grade", "grade failed", "sample cancelled", "grade cancelled")
+    }
+    assert fates["grade failed"] == 1
+    assert fates["sample"] + fates["sample cancelled"] == at.account.spent.calls > 0
+    assert fates["grade"] + 1 + fates["grade cancelled"] == at.account.spent.verifier_calls
+
+
+@pytest.mark.parametrize("spelling", ["rebase(n=6)", "ets(n=6)"])
+async def test_what_has_ended_is_an_answer_whenever_the_budget_ends(spelling: str) -> None:
+    """On the toy drafts end at different steps."""
+    seen = set()
+    for seed in range(6):
+        for tokens in range(4, 40):
+            at = Scope.root(Run(Seeded(seed)), Budget({"tokens": tokens}))
+            try:
+                pop = await methods.parse(spelling)(TOY, By(ToyModel(Seeded(seed)), ToyTask(), TableVerifier()), at)
+            except BudgetEnded:
+                pop = at.kept or []
+            ended = sum(str(data["text"]).endswith(".") for data in events(at, "sample"))
+            assert sum(p.state.finished for p in pop) == ended
+            seen.add(ended)
+    assert seen == set(range(7))
+
+
+@pytest.mark.slow
+def test_the_programme_is_solved_fast_at_a_large_width() -> None:
+    chance = random.Random(0)
+    for width in (16, 64, 256):
+        leaves = tree([width // 4, width // 2, width // 2, width // 2, width], chance)
+        counts = allocation([chance.random() for _ in leaves], width, 0.2)
+        near = [i % (width // 4) for i in range(width)]
+        start = time.process_time()
+        kept(leaves, [c / width for c in counts], near, 1.0, 1.4)
+        took = time.process_time() - start
+        print(f"{width} leaves: {took * 1000:.0f} ms")
+        assert took < 2
