@@ -26,7 +26,8 @@ class EarlyRejection:
     are graded again and the `width` best go on. A finished draft costs nothing more; equal pieces are graded once.
     Law: greedy; as `beam`. With `keep` = width * expand nothing is rejected and the drafts are those of `beam`.
     Constants: the paper has tokens 32 to 128, for long steps; 8, width 4, expand 4 and temperature 0.8 are ours. The
-    verifier has to grade half steps, which one that was trained at their ends alone may do badly.
+    verifier has to grade half steps. One that was trained at their ends alone, as the shipped one is, may do so badly: then
+    take `keep` above `width`, so that whole steps are graded, too.
     """
 
     law: ClassVar[Law] = "greedy"
