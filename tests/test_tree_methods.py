@@ -35,7 +35,8 @@ pytestmark = pytest.mark.anyio
 SEARCHES = [
     "mcts", "mcts(rollout=False)", "mcts(batch=1, n=12)", "ab-mcts-a", "ab-mcts-a(rollout=False)", "ab-mcts-a(prior=beta)",
     "ab-mcts-m", "ab-mcts-m(rollout=False)", "self-eval-beam(expand=4, width=3)", "phi-decoding",
-    "phi-decoding(least=0, threshold=0.5)",
+    "phi-decoding(least=0, threshold=0.5)", "beam", "dvts", "rebase", "ets", "a-star", "a-star(path=drops, n=3)",
+    "early-rejection(tokens=1)", "early-rejection(tokens=1, keep=8)", "best-first(draws=4, expand=2, nodes=5)",
 ]  # fmt: skip
 every = pytest.mark.parametrize("spelling", SEARCHES)
 
@@ -171,6 +172,13 @@ async def test_failed_simulations_are_dropped(spelling: str) -> None:
     "self-eval-beam(temperature=-1)", "phi-decoding(width=0)", "phi-decoding(expand=0)", "phi-decoding(depth=-1)",
     "phi-decoding(clusters=0)", "phi-decoding(sigma=-1)", "phi-decoding(temper=0)", "phi-decoding(temperature=-1)",
     "phi-decoding(foresight=-1)", "phi-decoding(least=-1)",
+    "dvts(n=0)", "dvts(expand=0)", "dvts(n=6, expand=4)", "dvts(temperature=-1)", "rebase(n=0)", "rebase(temper=-1)",
+    "rebase(temperature=-0.5)", "ets(n=0)", "ets(temper=-1)", "ets(cost=-1)", "ets(coverage=-1)", "ets(likeness=-1)",
+    "ets(temperature=-1)", "a-star(n=0)", "a-star(expand=0)", "a-star(weight=-1)", "a-star(path=length)",
+    "a-star(temperature=-1)", "early-rejection(width=0)", "early-rejection(expand=0)", "early-rejection(tokens=0)",
+    "early-rejection(keep=3)", "early-rejection(keep=17)", "early-rejection(temperature=-1)", "best-first(expand=0)",
+    "best-first(draws=0)", "best-first(depth=0)", "best-first(nodes=0)", "best-first(rounds=0)", "best-first(moves=some)",
+    "best-first(temperature=-1)",
 ])  # fmt: skip
 def test_senseless_parameters_are_refused(spelling: str) -> None:
     with pytest.raises(UsageError, match=spelling.partition("(")[0] + ": ") as caught:
@@ -199,7 +207,9 @@ async def test_needs_a_verifier_that_fits(spelling: str) -> None:
 @pytest.mark.parametrize(("spelling", "verifier"), [
     ("mcts(n=8)", "process"), ("mcts(n=8, rollout=False)", "process"), ("ab-mcts-a(n=8)", "process"),
     ("ab-mcts-m(n=8)", "process"), ("self-eval-beam(width=2, expand=2)", "process"),
-    ("phi-decoding(width=2, expand=2)", None),
+    ("phi-decoding(width=2, expand=2)", None), ("dvts(n=4, expand=2)", "process"), ("rebase(n=4)", "process"),
+    ("ets(n=4)", "process"), ("a-star", "process"), ("early-rejection(width=2, expand=2, tokens=3)", "process"),
+    ("best-first(draws=4, nodes=4)", "process"),
 ])  # fmt: skip
 def test_solves_easy_problems_with_the_embedded_models(spelling: str, verifier: str | None) -> None:
     task = generated_task("chain")

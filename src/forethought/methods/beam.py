@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from forethought.core.registry import require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
+from forethought.methods.steps import by_grade, grade_different
 
 
 @methods.register("beam")
@@ -19,7 +19,8 @@ from forethought.methods.protocol import Law, Need, methods
 class Beam:
     """Step-level beam search against a process verifier: keep the `width` best drafts, expand each into `expand`.
 
-    Finished drafts stay in the beam and cost nothing more. The first round draws width * expand first steps.
+    Finished drafts stay in the beam and cost nothing more. Equal steps of one draft are graded once. The first round draws
+    width * expand first steps.
     Law: greedy; keeps what the verifier likes best, so its drafts are not samples of the model. `beam(width=1, expand=1,
     temperature=0)` is `greedy`.
     Constants: search-and-learn's width is n/4 with expand 4, temperature 0.8; all are parameters.
@@ -39,16 +40,12 @@ class Beam:
         require(self.temperature >= 0, f"beam: temperature must be at least 0, not {self.temperature}")
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
-        def grade(particle: Particle[Draft]) -> float:
-            value = by.value(particle.state)
-            return -math.inf if value is None else value
-
-        step = by.step(problem, self.temperature)
+        step, rank = by.step(problem, self.temperature), by_grade(by)
         pop: list[Particle[Draft]] = [Particle(ROOT)] * self.width
         while not ended(pop):
             # Copies, not `branch`: a beam is a set, and its members vote alike.
             pop = [p for p in pop for _ in range(1 if p.ended else self.expand)]
             pop = await each(pop, step, at)
-            pop = prune(await by.grade(pop, problem, at), self.width, key=grade)
+            pop = prune(await grade_different(pop, by, problem, at), self.width, key=rank)
             at.keep(pop)
         return pop

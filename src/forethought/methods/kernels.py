@@ -45,17 +45,17 @@ class Extend:
 
     def grown(self, particle: Particle[Draft], completion: Completion, asked: int) -> Particle[Draft]:
         """The particle with what came back when `asked` tokens were asked for."""
-        draft, finish = particle.state, self._finish(particle.state, completion, asked)
+        draft = particle.state
         size = draft.size + completion.cost.new_tokens
+        finish = self._finish(Draft(draft, completion.text, size=size), completion, asked)
         grown = Draft(draft, completion.text, completion.tokens, completion.logprobs, size, finish, completion.cost)
         return particle.moved(grown, done=finish is not None)
 
-    def _finish(self, draft: Draft, completion: Completion, asked: int) -> Finish | None:
+    def _finish(self, grown: Draft, completion: Completion, asked: int) -> Finish | None:
         """Whether the draft goes no further. A piece that was cut at its own cap goes on as the next."""
-        new = completion.cost.new_tokens
-        cut = completion.finish == "length" and (self.most is None or new < asked)
-        full = draft.size + new >= self.task.draft_tokens or (
-            self._steps and len(draft.steps) + 1 >= self.task.max_steps
+        cut = completion.finish == "length" and (self.most is None or completion.cost.new_tokens < asked)
+        full = grown.size >= self.task.draft_tokens or (
+            self._steps and sum(whole_steps(grown, self.task)) >= self.task.max_steps
         )
         half = completion.finish == "length" and not self._steps  # of a character; but an empty step ends the draft
         if completion.finish == "end" or not (completion.text or half):
@@ -65,6 +65,24 @@ class Extend:
     @property
     def _steps(self) -> bool:
         return self.task.step_break in self.stop
+
+
+def whole_steps(draft: Draft, task: Task) -> list[bool]:
+    """For each piece in order, whether a step ends with it: at a step break, or where it is as long as a step may be.
+
+    So a step counts once in however many pieces it was drawn.
+    """
+    found, begun = [], 0
+    for piece in [*draft.lineage()][-2::-1]:
+        ends = piece.new.endswith(task.step_break) or piece.size - begun >= task.step_tokens
+        begun = piece.size if ends else begun
+        found.append(ends)
+    return found
+
+
+def within_step(draft: Draft, task: Task) -> bool:
+    """Whether the last step has only begun."""
+    return not whole_steps(draft, task)[-1]
 
 
 @dataclass(frozen=True, slots=True)

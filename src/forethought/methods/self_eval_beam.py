@@ -18,6 +18,7 @@ from forethought.methods.by import By
 from forethought.methods.chances import distinct, likelihood
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.self_eval import confidence, evaluate
+from forethought.methods.steps import different, key
 
 COLD = 5e-3  # at or below this temperature the best are taken, as in the released code
 
@@ -62,8 +63,7 @@ class SelfEvalBeam:
         while not ended(pop):
             drawn = await each([p for p in pop for _ in range(1 if p.ended else self.expand)], step, at)
             times = Counter(key(p.state) for p in drawn)
-            different = list({key(p.state): p for p in reversed(drawn)}.values())[::-1]  # the first of each kind
-            drawn = await evaluate(different, by, problem, at)
+            drawn = await evaluate(different(drawn), by, problem, at)
             pop = self.kept(drawn, [times[key(p.state)] for p in drawn], tau, by, at)
             tau *= self.decay
             at.keep(pop)
@@ -85,11 +85,6 @@ class SelfEvalBeam:
         r = 2**self.rho / (2**self.rho + 1)
         *steps, _ = draft.lineage()
         return sum(r * log_confidence(d, by) + (1 - r) * likelihood(d) for d in steps) / len(steps)
-
-
-def key(draft: Draft) -> tuple[Draft | None, str, str | None]:
-    """Equal for equal steps of one draft."""
-    return draft.parent, draft.new, draft.finish
 
 
 def log_confidence(draft: Draft, by: By) -> float:

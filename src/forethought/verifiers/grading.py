@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forethought.core.call import Data, bought
 from forethought.core.cost import Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
-from forethought.core.errors import BudgetEnded
+from forethought.core.errors import BudgetEnded, ModelError
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
@@ -35,6 +36,9 @@ class Grading:
 
         async def act(call: Call) -> tuple[Grade, Cost]:
             grade, cost = await self.verifier.grade(draft, self.problem, self.task, call)
+            if not all(math.isfinite(number) for number in (grade.value or 0.0, *grade.steps)):
+                call.progress(cost)
+                raise ModelError(f"the verifier {name} gave a grade that is no number: {grade.value} {[*grade.steps]}")
             return Grade(grade.value, grade.steps, cost), cost
 
         name = str(self.verifier)
