@@ -94,7 +94,7 @@ def small(ladder: Ladder) -> Ladder:
     return Ladder(**{**vars(ladder), "sizes": ladder.sizes[:2], "tasks": ("countdown",)})
 
 
-def choose(claims: Sequence[Claim], store: Path, workers: int, problems: int) -> None:
+def choose(claims: Sequence[Claim], store: Path, workers: int, problems: int, path: Path) -> None:
     """For every ladder the temperature and selection of the best mean accuracy on the train split at its middle size."""
     ladders, _ = ladders_of(claims, {name: choice_of(ladder, {}) for name, ladder in LADDERS.items()}, every=True)
     open_ = [ladder for ladder in ladders if not ladder.fixed]
@@ -111,14 +111,14 @@ def choose(claims: Sequence[Claim], store: Path, workers: int, problems: int) ->
             for select in ladder.select:
                 accuracy = float(curve(ladder, choice, store, plan, select).credit.mean())
                 scores.setdefault(ladder.name, {})[t, select] = accuracy
-    kept = json.loads(FROZEN.read_text())["chosen"] if FROZEN.exists() else {}
+    kept = json.loads(path.read_text())["chosen"] if path.exists() else {}
     best = {name: max(found, key=lambda place: found[place]) for name, found in scores.items()}
     chosen = {n: {"temperature": t, "select": s, "accuracy": scores[n][t, s]} for n, (t, s) in best.items()}
     how = (
         f"best mean accuracy at the middle size over {problems} train problems a family; ties to the lower temperature"
     )
     told = {"how": how, "weights": weights(), "chosen": {**kept, **chosen}}
-    FROZEN.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+    path.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 
 def main(
@@ -131,6 +131,7 @@ def main(
     ] = False,
     workers: Annotated[int, typer.Option(help="Processes, each with one core; 0: this one alone.")] = 2,
     problems: Annotated[int, typer.Option(help="Problems a family.")] = PROBLEMS,
+    settings: Annotated[Path, typer.Option(help="Where the frozen settings are.")] = FROZEN,
     store: Annotated[Path, typer.Option(help="Where the runs are kept.")] = STORE,
     out: Annotated[Path, typer.Option(help="The page.")] = ROOT / "docs" / "claims.md",
     result: Annotated[Path, typer.Option("--json", help="Where the numbers go.")] = RESULTS / "claims.json",
@@ -141,11 +142,11 @@ def main(
         raise typer.BadParameter(f"there is no claim '{name}'; there are {', '.join(known)}")
     claims = [known[name] for name in only] if only else list(CLAIMS)
     if choosing:
-        choose(claims, store, workers, TRAIN)
+        choose(claims, store, workers, min(problems, TRAIN), settings)
         return
     start = time.perf_counter()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    wanted, why = ladders_of(claims, frozen())
+    wanted, why = ladders_of(claims, frozen(settings))
     if quick:
         wanted, problems = {small(ladder): choice for ladder, choice in wanted.items()}, 2
     todo = jobs(wanted, problems)

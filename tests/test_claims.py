@@ -113,6 +113,21 @@ def test_quick_run_from_the_command_line(tmp_path):
     assert "| beam |" in (tmp_path / "claims.md").read_text()
 
 
+def test_settings_are_chosen_on_the_train_split_and_frozen(tmp_path):
+    settings, store = tmp_path / "frozen.json", tmp_path / "store"
+    command = [sys.executable, str(BENCHMARKS / "claims.py"), "--choose", "--workers", "0", "--problems", "1"]
+    command += ["--only", "rpc", "--only", "monkeys", "--settings", str(settings), "--store", str(store)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    chosen = json.loads(settings.read_text())["chosen"]
+    assert chosen["self-consistency"]["select"] == "majority"
+    assert "warm-coverage" not in chosen  # nothing to choose: its temperature is what it stands for
+    assert {json.loads(path.read_text())["job"]["split"] for path in store.glob("*.json")} == {"train"}
+    assert frozen(settings)["self-consistency"].temperature == chosen["self-consistency"]["temperature"]
+
+
 def test_an_unknown_claim_is_one_clear_line():
     command = [sys.executable, str(BENCHMARKS / "claims.py"), "--only", "beem"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
