@@ -15,8 +15,8 @@ FROZEN = Path(__file__).with_name("frozen.json")
 TEMPERATURES = (0.6, 0.8, 1.0)
 VOTES = ("majority", "weighted", "best")
 SIZES = (2, 4, 8, 16)
+SMALL = (2, 3, 4, 8)
 SAMPLES = (1, 2, 4, 8, 16, 32)
-HALF = {n: max(n // 4, 1) for n in SIZES}
 
 
 @dataclass(frozen=True)
@@ -86,23 +86,28 @@ LADDERS: Mapping[str, Ladder] = {
         Ladder("rebase", "rebase" + PLAIN),
         Ladder("ets", "ets" + PLAIN),
         Ladder("a-star", "a-star" + PLAIN, ("majority",), (4, 8, 16, 32)),
-        Ladder("early-rejection", "early-rejection" + WIDE),
+        Ladder("early-rejection", "early-rejection" + WIDE, sizes=SMALL),
         Ladder("best-first", "best-first(nodes={n})", ("majority",), sizes=(4, 8, 16, 32), tasks=("countdown",)),
         Ladder("mcts", "mcts" + PLAIN),
         Ladder("ab-mcts-a", "ab-mcts-a" + PLAIN),
         Ladder("ab-mcts-m", "ab-mcts-m" + PLAIN),
-        Ladder("phi-decoding", "phi-decoding" + WIDE, sizes=(1, 2, 4, 8)),
-        Ladder("self-eval-beam", "self-eval-beam" + WIDE),
+        Ladder("phi-decoding", "phi-decoding" + WIDE),
+        Ladder("self-eval-beam", "self-eval-beam" + WIDE, sizes=SMALL),
         Ladder("particle-filter", "particle-filter" + PLAIN),
         Ladder("particle-filter-published", "particle-filter-published" + PLAIN),
-        Ladder("overconfident-filter", "particle-filter-published" + PLAIN, verifier="overconfident"),
-        Ladder("overconfident-entropic", "entropic-particle-filter-published" + PLAIN, verifier="overconfident"),
+        Ladder("overconfident-filter", "particle-filter-published" + PLAIN, sizes=SMALL, verifier="overconfident"),
+        Ladder(
+            "overconfident-entropic",
+            "entropic-particle-filter-published" + PLAIN,
+            sizes=SMALL,
+            verifier="overconfident",
+        ),
         Ladder("particle-gibbs", "particle-gibbs(n={n}, sweeps=2, temperature={t})", sizes=(2, 3, 4, 8)),
         Ladder(
-            "parallel-tempering", "parallel-tempering(chains=2, n={n}, sweeps=2, temperature={t})", sizes=(2, 3, 4, 6)
+            "parallel-tempering", "parallel-tempering(chains=2, n={n}, sweeps=2, temperature={t})", sizes=(2, 3, 4, 5)
         ),
         Ladder("metropolis-hastings", "metropolis-hastings(chains={n}, moves=3, temperature={t})", sizes=(1, 2, 4, 8)),
-        Ladder("steer", "steer" + PLAIN),
+        Ladder("steer", "steer" + PLAIN, sizes=SMALL),
         Ladder(
             "adaptive-self-consistency",
             "adaptive-self-consistency(n={n}, window=4, temperature={t})",

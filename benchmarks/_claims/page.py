@@ -24,8 +24,8 @@ three families. What holds for these need not hold for other models, nor the oth
 * A method runs at four sizes or more. Where two are compared, it is at equal **total** tokens, new ones and those read by the
   verifier, or at the axis named. Accuracy is interpolated in the logarithm of mean tokens, at five points of the common
   span; a saving is a geometric mean over five accuracies that both reach.
-* {problems} problems ({families}). Intervals are percentile bootstraps over problems within families, 2,000 draws, fixed
-  seed; differences are paired.
+* {problems} problems: {families}. Intervals are percentile bootstraps over problems within families, 2,000
+  draws, fixed seed; differences are paired.
 * Temperature and selection of each method were chosen on the train split and frozen in `benchmarks/_claims/frozen.json`:
   the best mean accuracy at the ladder's middle size. Other settings are the methods' defaults.
 * **Holds**: the whole interval lies on the side that the claim says. *Smaller than published*: it holds, but the interval
@@ -126,7 +126,7 @@ def write(
     lines += [
         *ladder_rows(curves, chosen, sizes),
         "",
-        f"Measured in {told['minutes']:.0f} minutes; {told['machine']}.",
+        f"{told['cpu_minutes']:.0f} minutes of processor; {told['machine']}.",
         "",
     ]
     out.parent.mkdir(parents=True, exist_ok=True)

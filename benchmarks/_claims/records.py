@@ -99,6 +99,11 @@ def done(job: Job, store: Path) -> list[dict[str, Any]] | None:
     return json.loads(path.read_text())["records"] if path.exists() else None
 
 
+def cpu_seconds(job: Job, store: Path) -> float:
+    """What a job that is done took."""
+    return float(json.loads((store / f"{job.key}.json").read_text())["cpu_seconds"])
+
+
 def run_all(
     todo: Sequence[Job], store: Path, workers: int, tell: Callable[[Job], None] = lambda job: None
 ) -> Iterator[tuple[Job, BaseException]]:
