@@ -1,0 +1,1 @@
+"""What `benchmarks/claims.py` is made of."""

@@ -1,0 +1,231 @@
+"""its-hub's and treequest's methods beside ours, on the same model, verifier and problems: python benchmarks/peers.py
+
+The peers live in a virtual environment of their own, which is made on the first run and sees this one's packages behind
+its own; the run goes on in it. Seeds are fixed; both sides solve the same problems side by side in one process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import numpy as np
+import typer
+from _common import RESULTS, ROOT, interleaved, machine, ratios
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from forethought.assembly import by_of
+from forethought.bench.stats import interval
+from forethought.core.budget import Budget
+from forethought.core.cost import Cost
+from forethought.core.problem import Problem
+from forethought.core.scope import Seeded
+from forethought.core.trace import MemoryTrace
+from forethought.methods import By, methods
+from forethought.selection import selections
+from forethought.solving import Parts, populate
+from forethought.tasks import GENERATED
+from forethought.tasks.generated import GeneratedTask
+
+PINS = ("its-hub[lm]==1.2.0", "treequest==0.3.3")
+TOKENS = 16_000  # our cap a problem, the house's default
+AT_ONCE = 25  # problems side by side, on both sides
+TEMPERATURE = 0.8
+COUNTS = ("calls", "new_tokens", "verifier_calls", "verifier_tokens")
+MARGIN, OVERHEAD, WALL = -0.02, 0.7, 1.05
+
+
+def settle(home: Path) -> None:
+    """Go on in the environment that has the peers; make it if it is not there."""
+    if importlib.util.find_spec("its_hub") and importlib.util.find_spec("treequest"):
+        return
+    python = home / "bin" / "python"
+    if not python.exists():
+        venv.create(home, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PINS], check=True)
+        ours = [path for path in sys.path if path.endswith("site-packages")]
+        (folder,) = (home / "lib").glob("python*/site-packages")
+        (folder / "ours.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in ours))
+    os.execv(python, [str(python), *sys.argv])
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One problem solved by one side."""
+
+    credit: float
+    cost: Cost
+
+
+Solve = Callable[[By, Problem, int], Awaitable[Solved]]
+
+
+async def ours(name: str, n: int, by: By, problem: Problem, seed: int) -> Solved:
+    from _peers.ours import spelled
+
+    method, select = (part for part in spelled(name, n, TEMPERATURE))
+    parts = Parts(by, methods.parse(method), selections.parse(select), Budget({"tokens": TOKENS}))
+    made = await populate(parts, problem, parts.run(seed, MemoryTrace()))
+    verdict = await made.select(parts.selection, by, problem)
+    right = [bool(by.task.correct(answer, problem)) for answer in verdict.leading]
+    return Solved(sum(right) / len(right) if right else 0.0, made.at.cost())
+
+
+async def theirs(name: str, n: int, by: By, problem: Problem, seed: int) -> Solved:
+    from _peers.session import Counted
+    from _peers.theirs import THEIRS
+
+    session = Counted(by, problem, seed, TEMPERATURE)
+    read = lambda text: by.task.answer(text, problem)  # noqa: E731
+    answer = read(await THEIRS[name](session, n, by.task.max_steps, TEMPERATURE, read))
+    return Solved(float(answer is not None and bool(by.task.correct(answer, problem))), session.spent)
+
+
+async def together(solve: Solve, by: By, problems: Sequence[Problem], first: int) -> tuple[list[Solved], float]:
+    """Solve problems side by side; the results and the seconds that all took."""
+    solved: list[Solved | None] = [None] * len(problems)
+    start = time.perf_counter()
+
+    async def one(index: int) -> None:
+        solved[index] = await solve(by, problems[index], Seeded(0).seed((first + index,)))
+
+    async with anyio.create_task_group() as tasks:
+        for index in range(len(problems)):
+            tasks.start_soon(one, index)
+    return [s for s in solved if s is not None], time.perf_counter() - start
+
+
+def paired(name: str, n: int, task: GeneratedTask, count: int, done: Callable[[int], None]) -> dict[str, Any]:
+    """Both sides on the problems of a family, in turns of AT_ONCE whose order alternates."""
+    method = methods.parse("beam")
+    by = by_of("reasoner", task, "process", [method])
+    problems = [task.problem(task.middle, index) for index in range(count)]
+    sides: dict[str, Solve] = {"ours": partial(ours, name, n), "theirs": partial(theirs, name, n)}
+    for solve in sides.values():  # models load, caches of both sides begin alike
+        anyio.run(together, solve, by, [task.problem(task.middle, count)], count)
+    solved: dict[str, list[Solved]] = {side: [] for side in sides}
+    seconds = dict.fromkeys(sides, 0.0)
+    for turn, first in enumerate(range(0, count, AT_ONCE)):
+        part = problems[first : first + AT_ONCE]
+        for side in list(sides)[:: -1 if turn % 2 else 1]:
+            random.seed(first)
+            np.random.seed(first)  # noqa: NPY002, the peers draw from the global generators
+            found, took = anyio.run(together, sides[side], by, part, first)
+            solved[side] += found
+            seconds[side] += took
+        done(len(part))
+    return {"solved": solved, "seconds": seconds}
+
+
+def row(name: str, n: int, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What both sides did on all families, and their difference with its interval."""
+    credit = {side: [s.credit for one in found for s in one["solved"][side]] for side in ("ours", "theirs")}
+    low, high = interval([a - b for a, b in zip(credit["ours"], credit["theirs"], strict=True)])
+    told: dict[str, Any] = {"method": name, "stated budget": n, "problems": len(credit["ours"])}
+    for side in ("ours", "theirs"):
+        costs = [s.cost for one in found for s in one["solved"][side]]
+        seconds = sum(one["seconds"][side] for one in found)
+        mean = {entry: float(np.mean([getattr(c, entry) for c in costs])) for entry in COUNTS}
+        most = max(c.tokens for c in costs)
+        accuracy = float(np.mean(credit[side]))
+        told[side] = {
+            "accuracy": accuracy,
+            "interval": interval(credit[side]),
+            **mean,
+            "most tokens": most,
+            "seconds": seconds,
+        }
+    told["difference"] = {"value": told["ours"]["accuracy"] - told["theirs"]["accuracy"], "low": low, "high": high}
+    told["wall"] = told["ours"]["seconds"] / told["theirs"]["seconds"]
+    told["calls beyond the stated budget"] = told["theirs"]["calls"] - n
+    told["checks"] = {
+        "interval not wholly below -2 points": high >= MARGIN,
+        "wall <= 1.05": told["wall"] <= WALL,
+        "within our budget": told["ours"]["most tokens"] <= TOKENS,
+    }
+    return told
+
+
+def overheads(names: Sequence[str], repetitions: int) -> list[dict[str, Any]]:
+    """Microseconds a call with a model that answers at once, in turns."""
+    from _peers.overhead import STEPS, N, cases
+
+    times = interleaved(cases(list(names)), repetitions)
+    rows = []
+    for name in names:
+        mine, other = times[f"ours, {name}"], times[f"theirs, {name}"]
+        ratio = float(np.median(ratios(mine, other)))
+        rows.append(
+            {"method": name, "n": N, "steps": STEPS, "ours": float(np.median(mine)), "theirs": float(np.median(other)),
+             "ratio": ratio, "met": ratio <= OVERHEAD}
+        )  # fmt: skip
+    return rows
+
+
+def show(rows: Sequence[dict[str, Any]], zero: Sequence[dict[str, Any]]) -> None:
+    heads = ("", "accuracy", "difference, 95 %", "tokens (new + verifier)", "calls + verifier's", "seconds", "")
+    table = Table(*heads, title="ours / theirs")
+    for r in rows:
+        a, b, d = r["ours"], r["theirs"], r["difference"]
+        table.add_row(
+            r["method"],
+            f"{a['accuracy']:.1%} / {b['accuracy']:.1%}",
+            f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})",
+            " / ".join(f"{s['new_tokens'] + s['verifier_tokens']:,.0f}" for s in (a, b)),
+            " / ".join(f"{s['calls']:.0f}+{s['verifier_calls']:.0f}" for s in (a, b)),
+            f"{a['seconds']:.0f} / {b['seconds']:.0f} ({r['wall']:.2f}x)",
+            "; ".join(f"MISSED: {name}" for name, met in r["checks"].items() if not met),
+        )
+    fast = Table(
+        "", "ours", "theirs", "ratio", f"<= {OVERHEAD}", title="microseconds a call with a model that answers at once"
+    )
+    for z in zero:
+        times = (f"{z[side]:.0f} us" for side in ("ours", "theirs"))
+        fast.add_row(z["method"], *times, f"{z['ratio']:.2f}", "met" if z["met"] else "MISSED")
+    for each in (table, fast):
+        Console(width=150).print(each)
+
+
+def main(
+    n: Annotated[int, typer.Option(help="The stated budget of every method.")] = 16,
+    problems: Annotated[int, typer.Option(help="Problems a family.")] = 100,
+    only: Annotated[list[str] | None, typer.Option(help="This method only; may be repeated.")] = None,
+    repetitions: Annotated[int, typer.Option(help="Rounds of the runs without latency.")] = 7,
+    home: Annotated[Path, typer.Option(help="The environment of the peers.")] = ROOT / "build" / "peers",
+    result: Annotated[Path, typer.Option("--json", help="Where the numbers go.")] = RESULTS / "peers.json",
+) -> None:
+    """its-hub's and treequest's methods beside ours."""
+    settle(home)
+    from _peers.ours import OURS
+
+    names, before, rows = only or list(OURS), machine(), []
+    zero = overheads(names, repetitions)
+    with Progress(console=Console(stderr=True)) as bars:
+        for name in names:
+            bar = bars.add_task(name, total=problems * len(GENERATED))
+            found = [
+                paired(name, n, task, problems, lambda k, bar=bar: bars.advance(bar, k)) for task in GENERATED.values()
+            ]
+            rows.append(row(name, n, found))
+    show(rows, zero)
+    result.parent.mkdir(parents=True, exist_ok=True)
+    told = {"machine": before, "pins": PINS, "budget of ours": TOKENS, "temperature": TEMPERATURE}
+    result.write_text(json.dumps({**told, "methods": rows, "without latency": zero}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
