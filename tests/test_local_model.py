@@ -21,9 +21,8 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.errors import UsageError
 from forethought.core.scope import Call
 from forethought.engine import batch
-from forethought.engine.batch import Row
-from forethought.engine.engine import TOKENS_A_HOP, Engine
-from forethought.engine.prefixes import PrefixTree
+from forethought.engine.engine import Engine
+from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
 from forethought.models.local import Local
@@ -192,22 +191,9 @@ async def test_known_texts_start_in_one_pass(make: Callable[..., Engine], monkey
     engine = make()
     passes = []
     whole = batch.forward
-    monkeypatch.setattr(batch, "forward", lambda *given: passes.append(len(given[2])) or whole(*given))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(batch, "forward", lambda *given: passes.append(len(given[2].ids)) or whole(*given))  # type: ignore[func-returns-value]
     await together(engine, [(prompt(20), Sampling(2), i) for i in range(16)])
-    assert passes == [1, 15, 16]
-
-
-async def test_a_row_is_remembered_though_its_prompt_was_forgotten(make: Callable[..., Engine]) -> None:
-    engine = make()
-
-    def forget(row: Row) -> None:
-        if not row.done:
-            engine.batch.tree = PrefixTree(1 << 20)
-
-    row = await engine.generate(prompt(10), Sampling(3 * TOKENS_A_HOP), 0, forget)
-    fork = await engine.generate((*prompt(10), *row.tokens), Sampling(1), 0)
-    assert (fork.cached, fork.computed) == (10 + 3 * TOKENS_A_HOP - 1, 1)
-    engine.batch.tree.check_integrity()
+    assert passes == [20, 1 + 15, 15]  # the others begin while the first decodes
 
 
 async def test_idle_rows_are_freed_at_once(make: Callable[..., Engine]) -> None:
@@ -226,20 +212,6 @@ async def test_idle_rows_are_freed_at_once(make: Callable[..., Engine]) -> None:
     assert scope.cancelled_caught
     check_idle(engine)
     assert {len(row.tokens) > 0 for row in told[-4:]} == {True, False}  # those who waited were told too
-
-
-def test_stale_parents_go_before_fresh_leaves() -> None:
-    tree = PrefixTree(40)  # ten tokens of four bytes
-
-    def insert(ids: tuple[int, ...], start: int) -> None:
-        tree.insert(ids, start, torch.zeros(1, 1, 1, len(ids) - start, 1), torch.empty(0))
-
-    for length in (3, 6, 9):
-        insert(tuple(range(length)), length - 3)
-    insert((9, 9, 9, 9, 9), 0)
-    assert tree.match((9, 9, 9, 9, 9))[0] == 5
-    assert tree.match(tuple(range(9)))[0] == 3
-    tree.check_integrity()
 
 
 # what is asked of the wrong model, and what cannot be loaded
@@ -294,14 +266,16 @@ def test_bfloat16_is_computed_in_fp32(tmp_path: Path) -> None:
     assert model.embedding.dtype == model.layers[0].qkv.dtype == torch.float32
 
 
-def test_sliding_windows_are_refused(tmp_path: Path) -> None:
+async def test_texts_end_where_a_window_would_slide(tmp_path: Path) -> None:
     tiny.generator(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(
-        json.dumps(config | {"architectures": ["MistralForCausalLM"], "sliding_window": 8})
-    )
-    with pytest.raises(UsageError, match="sliding-window"):
-        load(tmp_path)
+    changes = {"architectures": ["MistralForCausalLM"], "sliding_window": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    engine = Engine(replace(load(tmp_path), eos=frozenset()), lambda row: False)
+    with pytest.raises(UsageError, match="this model reads 8"):
+        await engine.generate(prompt(8), Sampling(4), 0)
+    row = await engine.generate(prompt(5), Sampling(40), 0)
+    assert (len(row.tokens), row.finish) == (4, "length")  # the last one is not read any more
 
 
 async def test_a_classifier_with_one_label(tmp_path: Path) -> None:

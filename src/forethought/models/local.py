@@ -16,8 +16,8 @@ from forethought.core.scope import Call
 from forethought.models.protocol import Ability, Completion, Request
 
 if TYPE_CHECKING:
-    from forethought.engine.batch import Row
     from forethought.engine.engine import Engine
+    from forethought.engine.rows import Row
     from forethought.engine.sampling import Sampling
     from forethought.models.reading import Reader
 
