@@ -54,32 +54,26 @@ def _lane(q: Tensor, index: int, lane: Lane) -> Tensor:
     if lane.padded is not None:
         q = q[lane.padded]
     _, kv_heads, group, head_dim = q.shape
-    queries = q.unflatten(0, (lane.rows, lane.time)).permute(0, 2, 1, 3, 4)
+    queries = q.view(lane.rows, lane.time, kv_heads, group, head_dim).permute(0, 2, 1, 3, 4)
     queries = queries.reshape(lane.rows * kv_heads, lane.time * group, head_dim)
     keys, values = lane.keys[index], lane.values[index]
-    if lane.mask is None:
-        scores = torch.bmm(queries, keys)
-    else:
-        scores = torch.baddbmm(lane.mask, queries, keys)
-    if lane.shared:
-        mixed = _merged(queries, scores, values, index, lane, kv_heads)
-    else:
-        mixed = torch.bmm(scores.softmax(-1), values)
+    scores = torch.bmm(queries, keys) if lane.mask is None else torch.baddbmm(lane.mask, queries, keys)
+    mixed = _merged(queries, scores, values, index, lane) if lane.shared else torch.bmm(scores.softmax(-1), values)
     if lane.time > 1:
         mixed = mixed.view(lane.rows, kv_heads, lane.time, group, head_dim).permute(0, 2, 1, 3, 4)
     mixed = mixed.reshape(lane.rows * lane.time, kv_heads * group * head_dim)
     return mixed if lane.flat is None else mixed[lane.flat]
 
 
-def _merged(queries: Tensor, scores: Tensor, values: Tensor, index: int, lane: Lane, kv_heads: int) -> Tensor:
+def _merged(queries: Tensor, scores: Tensor, values: Tensor, index: int, lane: Lane) -> Tensor:
     """One softmax over the branches' own columns and one more a shared part."""
-    _, here, head_dim = queries.shape
-    by_row = queries.view(lane.rows, kv_heads, here, head_dim)
+    here, head_dim = queries.shape[1:]
+    by_row = queries.view(lane.rows, -1, here, head_dim)
     parts = [_partial(by_row, part.keys[index], part.values[index], part.members) for part in lane.shared]
-    columns = [scores.view(lane.rows, kv_heads, here, -1), *(column for _, column in parts)]
+    columns = [scores.view(lane.rows, -1, here, lane.length), *(column for _, column in parts)]
     weights = torch.cat(columns, -1).softmax(-1)
     mixed = torch.bmm(weights[..., : lane.length].flatten(0, 1), values)
-    by_row = mixed.view(lane.rows, kv_heads, here, head_dim)
+    by_row = mixed.view(lane.rows, -1, here, head_dim)
     for place, (output, _) in enumerate(parts, lane.length):
         by_row.addcmul_(weights[..., place : place + 1], output)
     return mixed

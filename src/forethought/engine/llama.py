@@ -41,7 +41,7 @@ class Layer:
     """The weights of one layer, made for few and plain operations (see `weights.build`).
 
     Norms are folded into the products behind them; q, k and v are one matrix, gate and up another; the two halves that
-    rotary embedding turns together lie side by side; q is scaled by 1 / sqrt(head_dim). `out` and `down` are transposed.
+    rotary embedding turns together lie side by side; q is scaled by 1 / sqrt(head_dim). All matrices are transposed views.
     `norms` [heads + kv_heads, head_dim] are the q and k norms of Qwen3.
     """
 
@@ -95,7 +95,7 @@ def forward(model: Llama, slots: Slots, step: Step) -> Tensor:
         x.addmm_(_attend(layer, _unit(x, floor), s, slots, index, turns, step), layer.out)
         if layer.out_bias is not None:
             x.add_(layer.out_bias)
-        gate, up = F.linear(_unit(x, floor), layer.gate_up).chunk(2, -1)
+        gate, up = torch.mm(_unit(x, floor), layer.gate_up).chunk(2, -1)
         x.addmm_(F.silu(gate).mul_(up), layer.down)
     return _unit(x, floor).mul_(model.norm)
 
@@ -108,13 +108,13 @@ def _unit(x: Tensor, floor: Tensor) -> Tensor:
 def _attend(layer: Layer, x: Tensor, s: Shape, slots: Slots, index: int, turns: Tensor, step: Step) -> Tensor:
     """Turn queries and keys, write keys and values, attend."""
     turning = s.heads + s.kv_heads
-    qkv = F.linear(x, layer.qkv, layer.qkv_bias)
+    qkv = torch.mm(x, layer.qkv) if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, x, layer.qkv)
     turned = qkv[:, : turning * s.head_dim].view(-1, turning, s.head_dim)
     if layer.norms is not None:
         turned.copy_(F.rms_norm(turned, (s.head_dim,), None, s.epsilon).mul_(layer.norms))
     torch.view_as_complex(turned.view(-1, turning, s.head_dim // 2, 2)).mul_(turns)
     slots.write(index, step.places, qkv[:, s.heads * s.head_dim :])
-    q = turned[:, : s.heads].unflatten(1, (s.kv_heads, s.heads // s.kv_heads))
+    q = turned[:, : s.heads].view(-1, s.kv_heads, s.heads // s.kv_heads, s.head_dim)
     return attention(q, index, step.lanes)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 BLOCK = 64  # an inverse CDF looks for the block first and then inside it
 
@@ -77,7 +78,8 @@ def _inverse(probs: Tensor, uniforms: Tensor) -> Tensor:
     """The token whose part of the cumulative sum a uniform number falls into: its block first, then its place in it."""
     rows, size = probs.shape
     if size > 4 * BLOCK:
-        blocks = torch.nn.functional.pad(probs, (0, -size % BLOCK)).view(rows, -1, BLOCK)
+        whole = F.pad(probs, (0, -size % BLOCK)) if size % BLOCK else probs
+        blocks = whole.view(rows, -1, BLOCK)
         block, rest = _place(blocks.sum(-1), uniforms)
         inside, _ = _place(blocks[torch.arange(rows, device=probs.device), block], rest)
         return (block * BLOCK + inside).clamp_max(size - 1)
@@ -136,5 +138,5 @@ def penalise(logits: Tensor, how: Sampling, prompt: Sequence[int], draft: Sequen
         there = logits[seen]
         logits[seen] = torch.where(there > 0, there / how.repetition, there * how.repetition)
     if draft and (how.presence or how.frequency):
-        tokens, times = torch.tensor(draft, device=logits.device).unique(return_counts=True)
-        logits[tokens] -= how.presence + how.frequency * times
+        times = torch.bincount(torch.tensor(draft, device=logits.device), minlength=len(logits))
+        logits -= how.presence * (times > 0) + how.frequency * times

@@ -178,12 +178,12 @@ def _layer(tensors: Mapping[str, Tensor], prefix: str, s: Shape) -> Layer:
     bias = torch.cat([b for b in biases if b is not None]) if biases[0] is not None else None
     norms = _norms(tensors, prefix, s)
     return Layer(
-        _turning(qkv, s, norms is None),
+        _turning(qkv, s, norms is None).t(),
         None if bias is None else _turning(bias[:, None], s, norms is None)[:, 0].contiguous(),
         norms,
         tensors[f"{prefix}self_attn.o_proj.weight"].t(),
         tensors.get(f"{prefix}self_attn.o_proj.bias"),
-        folded("post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj"),
+        folded("post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj").t(),
         tensors[f"{prefix}mlp.down_proj.weight"].t(),
     )
 
