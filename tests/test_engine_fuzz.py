@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from forethought.engine.engine import Engine
@@ -56,7 +57,7 @@ class Fuzz:
         )
 
     async def operation(self) -> None:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         ids, how, seed = asked = (self.beginning(), self.how(), self.rng.randrange(1000))
         steps = self.rng.choice([None, None, None, 0, 1, 9])
         if self.rng.random() < 0.1:

@@ -41,7 +41,8 @@ class Statistics:
 
 class Batch:
     """Rows wait, read, write, and leave, in this order and by arrival. Each live row has a slot: first those that write
-    (`decoding`), then those that read (`reading`), of which only the last may not be through after a step.
+    (`decoding`), then those that read (`reading`), of which only the last may not be through after a step. Those whose prompt
+    is known to its end (`ready`) have a slot once they write.
     """
 
     def __init__(self, model: Llama, kv_bytes: int, rows: int, stops: Callable[[Row], bool]) -> None:
@@ -52,6 +53,7 @@ class Batch:
         self.waiting: deque[Row] = deque()
         self.decoding: list[Row] = []
         self.reading: list[Row] = []
+        self.ready: list[Row] = []
         self.statistics = Statistics()
         self._layout = Layout(model, self.tree)
         self._drawing = Drawing(model, stops)
@@ -59,7 +61,7 @@ class Batch:
 
     @property
     def live(self) -> list[Row]:
-        return self.decoding + self.reading
+        return self.decoding + self.reading + self.ready
 
     @torch.inference_mode()
     def run(self, steps: int) -> None:
@@ -68,7 +70,7 @@ class Batch:
             start = time.perf_counter()
             self._release()
             done = self._admit()
-            if self.decoding or self.reading:
+            if self.live:
                 self._step()
             done |= self._leave()
             self._count(time.perf_counter() - start)
@@ -106,16 +108,17 @@ class Batch:
         """
         left = PREFILL_TOKENS - sum(len(row.ids) - _place(row).filled for row in self.reading)
         later, done = deque[Row](), False
-        while self.waiting and left > 0 and len(self.decoding) + len(self.reading) < self._max_rows:
+        while self.waiting and left > 0 and len(self.live) < self._max_rows:
             row = self.waiting.popleft()
             if row.cancelled:
                 continue
             known, node = self.tree.match(row.ids)
-            known = min(known, row.reusable)
+            last = node.ends.get(len(row.ids)) if row.how.max_tokens and known == len(row.ids) else None
+            known = min(known, row.reusable) if last is None else known
             if any(min(common(row.ids, r.ids, 0), row.reusable) > known for r in self.reading):
                 later.append(row)
                 continue
-            row.place = Place(node, known, known, known)
+            row.place = Place(node, known, known, known, last=last)
             self.tree.lock(node)
             if not self._promise(row):
                 self.tree.lock(node, -1)
@@ -133,10 +136,11 @@ class Batch:
         place = _place(row)
         need = pages_of(row.most - place.known) + (place.known > 0)
         self.tree.evict(need)
-        if need > self.pages.room and not self.decoding and not self.reading:  # alone: it may have the whole pool
+        if need > self.pages.room and not self.live:  # alone: it may have the whole pool
             self.tree.lock(place.node, -1)
             self.tree.evict(self.pages.count)
-            place.node, place.known, place.filled, place.tail, need = self.tree.root, 0, 0, 0, pages_of(row.most)
+            row.place = place = Place(self.tree.root, 0, 0, 0)
+            need = pages_of(row.most)
             self.tree.lock(place.node)
         if need > self.pages.room:
             return False
@@ -154,30 +158,47 @@ class Batch:
             self._let_go(row)
             row.done = True
             return
+        if place.last is not None:
+            self.ready.append(row)
+            return
         self.reading.append(row)
         self._layout.joined()
 
     # a step
 
     def _step(self) -> None:
-        takes = self._takes()
-        step = self._layout.step(self.decoding, self.reading, takes)
-        hidden = forward(self.model, self._layout.slots, step)
-        n = len(self.decoding)
+        takes, n = self._takes(), len(self.decoding)
+        hidden, through, last = self._forward(takes), list[Row](), list[int]()
         self._tally(takes, n)
-        through, last = self._read(hidden[n:], takes)
-        drawing = [row for row in through if row.how.max_tokens and not row.ended]
-        if drawing:
-            chosen = [n + last[i] for i, row in enumerate(through) if row.how.max_tokens and not row.ended]
-            hidden = torch.cat([hidden[:n], hidden[chosen]])
-        else:
-            hidden = hidden[:n]
-        if len(hidden):
-            self._drawing.extend(self.decoding + drawing, hidden)
-        if through:
-            self.decoding += through
-            del self.reading[: len(through)]
-            self._layout.joined()
+        if hidden is not None:
+            through, last = self._read(hidden[n:], takes)
+        drawing = [(row, n + place) for row, place in zip(through, last, strict=True) if row.how.max_tokens]
+        drawing = [(row, place) for row, place in drawing if not row.ended]
+        states = [hidden[:n], hidden[[place for _, place in drawing]]] if hidden is not None else []
+        states += [state[None] for row in self.ready if (state := _place(row).last) is not None]
+        rows = self.decoding + [row for row, _ in drawing] + self.ready
+        if rows:
+            self._drawing.extend(rows, torch.cat(states) if len(rows) > n else states[0])
+        self._write(through)
+
+    def _forward(self, takes: Sequence[int]) -> Tensor | None:
+        if not self.decoding and not self.reading:
+            return None
+        return forward(self.model, self._layout.slots, self._layout.step(self.decoding, self.reading, takes))
+
+    def _write(self, through: Sequence[Row]) -> None:
+        """Those who have their first token write from now on. One that still reads makes room for those who came ready."""
+        del self.reading[: len(through)]
+        if not through and not self.ready:
+            return
+        self.decoding += through
+        slot = len(self.decoding)
+        self._layout.slots.reserve(slot + len(self.ready) + len(self.reading), 1)
+        if self.ready and self.reading:
+            self._move(self.reading[0], slot, slot + len(self.ready))
+        self.decoding += self.ready
+        self.ready = []
+        self._layout.joined()
 
     def _takes(self) -> list[int]:
         """How many tokens each of the reading rows reads in this step, by arrival."""
@@ -214,6 +235,8 @@ class Batch:
             if place.filled == len(row.ids):
                 through.append(row)
                 last.append(stop - 1)
+                if place.known == place.filled and row.error is None:
+                    place.node.ends[place.known] = hidden[stop - 1].clone()
             start = stop
         return through, last
 
@@ -251,6 +274,10 @@ class Batch:
 
     def _remove(self, row: Row) -> None:
         """Free a row's slot, and close the gap with the last row that writes and the last that reads."""
+        if row in self.ready:
+            self.ready.remove(row)
+            self._let_go(row)
+            return
         slot = self._slot(row)
         if row.error is not None:
             self._layout.slots.clear(slot)

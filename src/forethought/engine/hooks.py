@@ -33,7 +33,7 @@ class HighEntropy:
 class LowConfidence:
     """Stop when confidence, averaged over the last `window` tokens, falls below `floor`.
 
-    The confidence of a token is the negative mean log-probability of the `top` likeliest, of a certain one high (Fu et al.
+    The confidence of a token is the negative mean log-probability of the `top` likeliest: high if one is certain (Fu et al.
     2025, DeepConf, arXiv:2508.15260, section 3; its online rule stops a trace below a threshold fitted on a few first traces).
     """
 
@@ -54,8 +54,8 @@ class LowConfidence:
 async def fork(engine: Engine, ids: Sequence[int], how: Sampling, seed: int, hook: Hook) -> list[Row]:
     """Write until `hook` stops the row, and go on from there with each of the `how.top` likeliest tokens.
 
-    Returns the branches, whose `ids` are prompt and trunk, or the trunk alone if it was never stopped. A branch is a new request
-    whose first token is forced: all before it is in the tree and is not computed again.
+    Returns the branches, whose `ids` are prompt and trunk, or the trunk alone if it was never stopped. A branch is a new
+    request whose first token is forced: all before it is in the tree and is not computed again.
     """
     trunk = await engine.generate(ids, how, seed, hook=hook)
     if trunk.finish != "hook" or not trunk.top:

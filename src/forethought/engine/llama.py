@@ -102,7 +102,8 @@ def forward(model: Llama, slots: Slots, step: Step) -> Tensor:
 
 def _unit(x: Tensor, floor: Tensor) -> Tensor:
     """RMS norm but for a factor sqrt(width), which the weights behind it carry: three kernels where `F.rms_norm` has six."""
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.hypot_(floor)
 
 
 def _attend(layer: Layer, x: Tensor, s: Shape, slots: Slots, index: int, turns: Tensor, step: Step) -> Tensor:

@@ -17,7 +17,8 @@ class Node:
     """A run of tokens after its parent's; `end` is the length of the text up to here.
 
     `outputs` [tokens] is what a classifier said after each token; empty for generators. `locks` counts the requests that
-    need it.
+    need it. `ends` has the last hidden state of texts that end here, by their lengths: from there a new draft begins without
+    computing anything.
     """
 
     tokens: tuple[int, ...]
@@ -28,6 +29,7 @@ class Node:
     used: int = 0
     locks: int = 0
     children: dict[int, Node] = field(default_factory=dict)
+    ends: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def start(self) -> int:
@@ -110,6 +112,7 @@ class PrefixTree:
         node.parent.children[upper.tokens[0]] = upper
         node.tokens, node.run, node.outputs = node.tokens[at:], Run(place + at, length - at), node.outputs[at:]
         node.parent, upper.children = upper, {node.tokens[0]: node}
+        upper.ends = {length: node.ends.pop(length) for length in list(node.ends) if length <= end}
         if (place + at) % PAGE:
             self.pages.share(Run(place + at, 1))
         return upper
@@ -147,6 +150,7 @@ class PrefixTree:
             assert node.parent is not None
             assert node.parent.children[node.tokens[0]] is node
             assert node.start == node.parent.end
+            assert all(node.start < length <= node.end for length in node.ends)
             assert node.locks >= sum(child.locks for child in node.children.values())
             users[node.run.pages] += 1
         assert (users == self.pages.users()).all()

@@ -87,7 +87,7 @@ class Place:
 
     The first `known` lie in the tree down to `node`, which the row has locked. Attention reads `shared` runs of the pool
     together with other rows; `copied` runs of the pool stand at the beginning of the row's slot, and the tokens from
-    `tail` on behind them.
+    `tail` on behind them. `last` is the hidden state after a prompt of which nothing is left to read.
     """
 
     node: Node
@@ -95,6 +95,7 @@ class Place:
     filled: int
     tail: int
     promised: int = 0
+    last: Tensor | None = None
     shared: tuple[Run, ...] = ()
     copied: tuple[Run, ...] = ()
 

@@ -84,6 +84,7 @@ class Local:
         ids = self.ids(request.messages, request.draft)
         row = await self.engine.generate(ids, sampling(request), call.seed, lambda row: call.progress(self._cost(row)))
         assert row.finish is not None
+        assert row.finish != "hook"
         tokens = tuple(row.tokens[:-1] if row.finish == "end" else row.tokens)
         text = self._added(self._written(request.draft), tokens, row.finish == "end")
         top = tuple(self._named(entry) for entry in row.top[: len(tokens)])
