@@ -17,6 +17,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from forethought.bench.stats import area_under_curve
 from forethought.core.draft import Draft
 from forethought.core.problem import Problem
 from forethought.core.scope import Run, Scope, Seeded
@@ -88,6 +89,14 @@ def coverage(task: GeneratedTask, difficulty: int, count: int) -> dict[str, floa
     return {str(k): float(np.mean([pass_at(k, DRAWS, c) for c in hits])) for k in (1, 2, 4, 8, 16, 32, 64)}
 
 
+def power_law(coverage: dict[str, float]) -> dict[str, float]:
+    """Least squares of log(-log pass@k) = log a - b log k (Brown et al. 2024, section 3): pass@k = exp(-a k^-b)."""
+    k, rate = np.log([float(k) for k in coverage]), np.log(-np.log(np.array(list(coverage.values()))))
+    slope, start = np.polyfit(k, rate, 1)
+    left = rate - (start + slope * k)
+    return {"a": float(np.exp(start)), "b": float(-slope), "r2": float(1 - left.var() / rate.var())}
+
+
 def votes(task: GeneratedTask, difficulty: int, count: int, n: int = 16) -> dict[str, float]:
     """One sample against the majority of n, ties by equal shares."""
     problems = [task.problem(difficulty, i) for i in range(count)]
@@ -107,13 +116,16 @@ def share(task: GeneratedTask, problem: Problem, given: list[str | None]) -> flo
     return sum(bool(task.correct(a, problem)) for a in leading) / len(leading)
 
 
-async def graded(task: GeneratedTask, problems: list[Problem], made: list[list[Draft]]) -> list[tuple[float, bool]]:
-    """Each step's grade and whether the draft was right so far."""
-    model, found = reward_model(None), list[tuple[float, bool]]()
+async def graded(
+    task: GeneratedTask, problems: list[Problem], made: list[list[Draft]]
+) -> list[tuple[int, float, bool]]:
+    """Each step's number, its grade, and whether the draft was right so far."""
+    model, found = reward_model(None), list[tuple[int, float, bool]]()
 
     async def grade(problem: Problem, draft: Draft) -> None:
         grade, _ = await model.grade(task.prompt(problem), draft, None)
-        found.extend(zip(grade.steps, task.right_so_far(draft.text, problem), strict=False))
+        truth = task.right_so_far(draft.text, problem)
+        found.extend((n, said, right) for n, (said, right) in enumerate(zip(grade.steps, truth, strict=False)))
 
     async with anyio.create_task_group() as tasks:
         for problem, drawn in zip(problems, made, strict=True):
@@ -122,21 +134,18 @@ async def graded(task: GeneratedTask, problems: list[Problem], made: list[list[D
     return found
 
 
-def area(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """The area under the ROC curve by ranks, ties by half."""
-    order = scores.argsort()
-    _, inverse, counts = np.unique(scores[order], return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    ranks = np.empty(len(scores))
-    ranks[order] = (last - (counts - 1) / 2)[inverse]
-    good = int(labels.sum())
-    return float((ranks[labels].sum() - good * (good + 1) / 2) / (good * (len(labels) - good)))
+def within(numbers: NDArray[np.int_], labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """The mean area over step numbers, each by its pairs of a right and a wrong step: knowing how far a draft is helps not."""
+    of = [(labels[numbers == n], scores[numbers == n]) for n in set(numbers.tolist())]
+    both = [(right, said) for right, said in of if right.any() and not right.all()]
+    areas = [area_under_curve(right, said) for right, said in both]
+    return float(np.average(areas, weights=[int(right.sum() * (~right).sum()) for right, _ in both]))
 
 
 def reward(task: GeneratedTask, difficulty: int, count: int) -> dict[str, Any]:
     problems = [task.problem(difficulty, i) for i in range(count)]
-    pairs = anyio.run(graded, task, problems, anyio.run(drafts, task, problems, 1, 1.0))
-    scores, labels = np.array([s for s, _ in pairs]), np.array([r for _, r in pairs])
+    found = anyio.run(graded, task, problems, anyio.run(drafts, task, problems, 1, 1.0))
+    numbers, scores, labels = (np.array(column) for column in zip(*found, strict=True))
     bins = np.clip((scores * 10).astype(int), 0, 9)
     rows = [
         (int((bins == b).sum()), float(scores[bins == b].mean()), float(labels[bins == b].mean()))
@@ -145,7 +154,8 @@ def reward(task: GeneratedTask, difficulty: int, count: int) -> dict[str, Any]:
     error = sum(n * abs(said - true) for n, said, true in rows) / len(scores)
     return {
         "steps": len(scores),
-        "auc": area(scores, labels),
+        "auc": area_under_curve(labels, scores),
+        "auc within a step number": within(numbers, labels, scores),
         "ece": error,
         "brier": float(np.mean((scores - labels) ** 2)),
         "bins": sorted(rows, key=lambda row: row[1]),
@@ -162,6 +172,7 @@ def measure(count: int) -> dict[str, Any]:
     found["votes"]["chain"] = votes(GENERATED["chain"], found["middle"]["chain"], count)
     sys.stderr.write(f"{found['votes']}\n")
     found["pass@k"]["countdown"] = coverage(GENERATED["countdown"], found["middle"]["countdown"], count)
+    found["power law"] = power_law(found["pass@k"]["countdown"])
     sys.stderr.write(f"pass@k: {found['pass@k']}\n")
     return found
 
@@ -185,13 +196,21 @@ def page(found: dict[str, Any]) -> str:
     ]
     middles = [[t, str(found["middle"][t]), *(f"{v:.1%}" for v in found["votes"][t].values())] for t in found["votes"]]
     rewards = [
-        [t, str(found["middle"][t]), str(r["steps"]), f"{r['auc']:.3f}", f"{r['ece']:.3f}", f"{r['brier']:.3f}"]
+        [
+            t,
+            str(found["middle"][t]),
+            str(r["steps"]),
+            f"{r['auc']:.3f}",
+            f"{r['auc within a step number']:.3f}",
+            f"{r['ece']:.3f}",
+            f"{r['brier']:.3f}",
+        ]
         for t, r in found["reward"].items()
     ]
     bins = [
         [t, str(n), f"{said:.2f}", f"{true:.2f}"] for t, r in found["reward"].items() for n, said, true in r["bins"]
     ]
-    cover = found["pass@k"]["countdown"]
+    cover, law = found["pass@k"]["countdown"], found["power law"]
     return "\n".join(
         [
             f"## Greedy accuracy, test split, {found['problems']} problems a point\n",
@@ -200,8 +219,9 @@ def page(found: dict[str, Any]) -> str:
             table(["task", "middle", "one sample", "mean of 16", "majority of 16"], middles),
             f"## pass@k on countdown, difficulty {found['middle']['countdown']}, temperature 1, unbiased from 64 samples\n",
             table([f"pass@{k}" for k in cover], [[f"{v:.1%}" for v in cover.values()]]),
+            f"pass@k = exp(-{law['a']:.2f} k^-{law['b']:.2f}) fits with R² {law['r2']:.3f}.\n",
             "## The reward model on the steps of one sample a problem, middle difficulty\n",
-            table(["task", "difficulty", "steps", "AUC", "ECE", "Brier"], rewards),
+            table(["task", "difficulty", "steps", "AUC", "AUC within a step number", "ECE", "Brier"], rewards),
             "## Calibration of the reward model\n",
             table(["task", "steps", "said", "true"], bins),
         ]

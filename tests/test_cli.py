@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -19,9 +20,10 @@ from typer.testing import CliRunner
 
 from forethought.cli.app import app
 from forethought.core.cost import Cost
-from forethought.core.errors import ModelError
+from forethought.core.errors import ModelError, UsageError
 from forethought.models.local import Local
 from forethought.models.names import model_named
+from forethought.models.price import Price
 from forethought.verifiers.process import reward_model
 from tests import tiny
 from tests.servers import Endpoint, other_server, web_page
@@ -125,6 +127,26 @@ def test_help_names_every_command() -> None:
 # mistakes
 
 
+@pytest.mark.parametrize(("words", "parts"), [
+    (("solve", "--task", "chain", "--seed", "abc"), ("'--seed'", "solve --help")),
+    (("solve", "--problem", "1", "--sed", "3"), ("--sed", "solve --help")),
+    (("bench", "--task", "chain", "--out", "there"), ("'--method'", "bench --help")),
+    (("bench", "--task", "chain", "--method", "greedy", "--out", "there", "--limit", "0"), ("'--limit'", "bench --help")),
+    (("slove",), ("slove", "--help")),
+    (("runs",), ("file", "runs --help")),
+])  # fmt: skip
+def test_words_that_make_no_command_are_one_line_too(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    one_line(forethought(*words), *parts)
+
+
+def test_no_words_at_all_show_the_help() -> None:
+    found = forethought()
+    assert found.exit_code == 2
+    assert "solve" in found.stdout
+    assert found.stderr == ""
+    assert forethought("--help").exit_code == forethought("solve", "--help").exit_code == 0
+
+
 def one_line(found: Result, *parts: str) -> None:
     assert found.exit_code == 2, (found.exit_code, found.stderr, found.stdout)
     (line,) = found.stderr.splitlines()
@@ -137,7 +159,7 @@ def one_line(found: Result, *parts: str) -> None:
 
 @pytest.mark.parametrize(("words", "part"), [
     (("--task", "chain", "--method", "besm"), "no method 'besm'; did you mean 'beam'"),
-    (("--task", "chain", "--method", "nothing-like-it"), "there are beam, greedy"),
+    (("--task", "chain", "--method", "nothing-like-it"), "there are "),
     (("--task", "chain", "--select", "majorty"), "no selection 'majorty'; did you mean 'majority'"),
     (("--task", "chain", "--verifier", "proces"), "no verifier 'proces'; did you mean 'process'"),
     (("--task", "chian"), "task 'chian'; did you mean 'chain'"),
@@ -353,6 +375,40 @@ def test_runs_are_listed_shown_and_resumed(tmp_path: Path, monkeypatch: pytest.M
     one_line(forethought("runs", file, "--resume", 9), "has no run 9")
 
 
+# prices
+
+
+def test_an_endpoint_with_a_price_keeps_a_budget_in_usd(tmp_path: Path) -> None:
+    with Endpoint(say=lambda prompt, so_far, seed: f"so it is {seed % 3}").serve() as endpoint:
+        model = f"openai:toy@{endpoint.url}"
+        words = (tmp_path, "Which is it?", "--model", model, "--method", "sample(n=40)", "--budget", "usd=0.012")
+        found = solved(*words, "--price", "prompt=1,new=100")
+        cost = found["cost"]
+        assert found["stopped"] == "budget"
+        assert 0 < cost["usd"] <= 0.012
+        uncached = cost["prompt_tokens"] + 100 * cost["new_tokens"]
+        assert cost["usd"] == pytest.approx(uncached / 1e6)
+        asked = endpoint.calls
+        assert solved(*words, "--price", "prompt=1,new=100")["answer"] == found["answer"]
+        again = told("runs", tmp_path / "runs.sqlite", "--resume", found["run"])
+        assert again["cost"]["usd"] == cost["usd"]
+        assert endpoint.calls <= asked + 2 * 12  # the probe of a new process alone
+        one_line(forethought("solve", *words[1:], "--store", tmp_path / "s"), "needs the prices", "--price")
+    one_line(forethought("solve", "--task", "chain", "--price", "new=1"), "reasoner", "has no price")
+    one_line(forethought("solve", "x", "--model", model, "--price", "new=much"), "cannot read the price 'new=much'")
+
+
+@pytest.mark.parametrize("text", ["prompt=0.15,new=0.6", "prompt=1,cached=0,new=2.5", "new=1e-06", ""])
+def test_prices_are_read_as_they_are_written(text: str) -> None:
+    assert str(Price.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["new", "new=", "fresh=1", "new=-1", "prompt=nan", "prompt=inf", "0.15"])
+def test_prices_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot read the price"):
+        Price.parse(text)
+
+
 # bench
 
 BENCH = ("bench", "--task", "chain", "--difficulty", 1, "--limit", 5, "--method", "greedy", "--method", "sample(n=6)")
@@ -443,6 +499,48 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path: Path) -> Non
         probe = 12
         assert 60 - done <= endpoint.calls <= 60 - done + probe
         assert finished(tmp_path) == 60
+
+
+@pytest.mark.parametrize("command", [
+    ("solve", "--task", "countdown", "--method", "sample(n=400)", "--budget", "tokens=1000000", "--store", "{}/run.sqlite"),
+    ("bench", "--task", "chain", "--method", "beam(width=4,expand=4)", "--limit", "100", "--out", "{}"),
+], ids=["solve", "bench"])  # fmt: skip
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="tells the time of a process by /proc")
+def test_ctrl_c_ends_the_reasoner_within_a_second(command: tuple[str, ...], tmp_path: Path) -> None:
+    """A second of its own time: other processes of a busy machine take theirs besides."""
+    words = [sys.executable, "-m", "forethought", *(word.format(tmp_path) for word in command), "--json"]
+    before = children()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: finished(tmp_path) >= 20, seconds=120)
+        stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    taken = sum(map(int, stat[11:13])) / os.sysconf("SC_CLK_TCK")
+    assert (process.returncode, out) == (130, "")
+    assert "Go on with: the same command" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert children() - before - taken < 1
+    if command[0] == "solve":
+        goes_on(tmp_path / "run.sqlite", words)
+
+
+def children() -> float:
+    """Seconds of processors that this process's children have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def goes_on(file: Path, words: list[str]) -> None:
+    """The same command takes what is recorded and makes the rest."""
+    with sqlite3.connect(file) as db:
+        before = dict(db.execute("SELECT place, data FROM events WHERE kind = 'sample'"))
+    assert len(before) < 400
+    again = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert json.loads(again.stdout)["cost"]["calls"] >= 400
+    with sqlite3.connect(file) as db:
+        after = dict(db.execute("SELECT place, data FROM events WHERE kind = 'sample'"))
+    assert len(after) == 400
+    assert before.items() <= after.items()
 
 
 def finished(folder: Path) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
 from forethought.methods import methods
-from tests.toy import PROBLEM, Program, expected_measure, model_times_odds, texts
+from tests.toy import PROBLEM, Program, expected_measure, model_times_odds, table, texts
 
 pytestmark = pytest.mark.anyio
 
@@ -23,8 +24,30 @@ PROPER = {
     "particle-filter(n=2, ess=1.0, resampling=stratified)": model_times_odds,
     "particle-filter(n=2, ess=1.0, resampling=residual)": model_times_odds,
     "particle-filter(n=2, ess=1.0, resampling=optimal)": model_times_odds,
+    "particle-filter(n=2, ess=1.0, temper=3.0, temper_end=0.5, temper_steps=2)": model_times_odds,
+    "entropic-particle-filter(n=1)": model_times_odds,
+    "entropic-particle-filter(n=2)": model_times_odds,
+    "steer(n=1)": lambda: steered(10.0),
+    "steer(n=2, ess=1.0, strength=3.0, resampling=systematic)": lambda: steered(3.0),
+    "steer(n=2, ess=0.95, strength=3.0, form=max, resampling=systematic)": lambda: steered(3.0),
+    "steer(n=2, ess=1.0, strength=3.0, form=sum, resampling=systematic)": lambda: steered(3.0),
+    "steer(n=2, ess=0.9, strength=2.0, of=log, resampling=systematic)": lambda: steered(2.0, math.log),
+    "steer(n=2, ess=0.9, strength=2.0, of=log, form=max, resampling=systematic)": lambda: steered(2.0, math.log),
 }
-SLOW = {"particle-filter(n=3, ess=1.0)": model_times_odds, "particle-filter(n=3, ess=0.7)": model_times_odds}
+SLOW = {
+    "particle-filter(n=3, ess=1.0)": model_times_odds,
+    "particle-filter(n=3, ess=0.7)": model_times_odds,
+    "entropic-particle-filter(n=2, resampling=multinomial)": model_times_odds,
+    "entropic-particle-filter(n=2, look_ahead=True)": model_times_odds,
+    "entropic-particle-filter(n=3)": model_times_odds,
+    "steer(n=2, ess=1.0, strength=3.0)": lambda: steered(3.0),
+    "steer(n=2, ess=1.0, strength=3.0, form=max)": lambda: steered(3.0),
+    "steer(n=2, ess=1.0, strength=3.0, form=sum)": lambda: steered(3.0),
+}
+
+
+def steered(strength: float, reward: Callable[[float], float] = lambda grade: grade) -> dict[str, float]:
+    return {text: p * math.exp(strength * reward(table(text))) for text, p in texts().items()}
 
 
 def program(spelling: str) -> Program:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,7 +18,7 @@ from forethought.core.errors import UsageError
 from forethought.core.population import Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Run, Scope, Seeded
-from forethought.methods import By, methods
+from forethought.methods import By, Need, methods
 from forethought.models.protocol import Completion, Request
 from forethought.selection import selections
 from forethought.solving import Parts, Solution, solve_with
@@ -76,7 +78,7 @@ def read(pop: Population[Draft]) -> list[str]:
 def test_says_what_it_is(name: str) -> None:
     part = methods[name]
     assert part.law in ("proper", "invariant", "greedy")
-    assert part.needs <= {"continue", "logprobs", "loglikelihood", "process"}
+    assert part.needs <= set(get_args(Need))
     assert part.paper
     text = inspect.getdoc(part) or ""
     assert "Law: " + part.law in text
@@ -130,10 +132,12 @@ async def test_the_same_seed_gives_the_same_drafts(name: str) -> None:
 
 @every
 async def test_makes_drafts_of_the_model(name: str) -> None:
+    """Of the model alone; but fractured traces have a word in them that the model did not choose."""
     pop, _ = await population(name, By(toy(), ToyTask(), Counted()))
     assert pop
     assert all(p.state.finished and p.done for p in pop)
-    assert set(read(pop)) <= texts().keys()
+    chosen = [re.sub("\n?answer: ", "", text) for text in read(pop)] if name == "fractured" else read(pop)
+    assert set(chosen) <= texts().keys()
 
 
 @every
@@ -152,6 +156,13 @@ def test_a_method_is_a_short_program(file: Path) -> None:
     "particle-filter(n=0)", "particle-filter(ess=1.5)", "particle-filter(temper=0)", "particle-filter(temperature=-1)",
     "particle-filter-published(n=0)", "particle-filter-published(temper=0.0)", "particle-filter-published(temperature=-1)",
     "sample(temperature=1e999)", "beam(temperature=1e999)", "particle-filter(temper=1e999)",
+    "particle-filter(temper_end=0)", "particle-filter(temper_steps=0)", "particle-filter-published(temper_end=-1.0)",
+    "entropic-particle-filter(n=0)", "entropic-particle-filter(horizon=0)", "entropic-particle-filter(temperature=-1)",
+    "entropic-particle-filter-published(n=0)", "steer(n=0)", "steer(form=product)", "steer(strength=-1)", "steer(ess=2)",
+    "steer(of=odds)", "steer(temperature=-1)", "particle-gibbs(n=1)", "particle-gibbs(sweeps=0)", "particle-gibbs(temper=0)",
+    "particle-gibbs(temperature=-1)", "parallel-tempering(chains=0)", "parallel-tempering(n=1)",
+    "parallel-tempering(hottest=0.5)", "parallel-tempering(sweeps=0)", "metropolis-hastings(chains=0)",
+    "metropolis-hastings(moves=-1)", "metropolis-hastings(temper=0)", "metropolis-hastings(temperature=-1)",
 ])  # fmt: skip
 def test_senseless_parameters_are_refused(spelling: str) -> None:
     with pytest.raises(UsageError, match=spelling.partition("(")[0] + ": ") as caught:
@@ -165,6 +176,9 @@ def test_senseless_parameters_are_refused(spelling: str) -> None:
 @pytest.mark.parametrize("spelling", [
     "sample(n=1, temperature=0.0)", "beam(width=1, expand=1, temperature=0)", "beam(width=3, expand=2, temperature=0)",
     "particle-filter(n=1, temperature=0)", "particle-filter-published(n=1, temperature=0)",
+    "entropic-particle-filter(n=3, temperature=0)", "entropic-particle-filter-published(n=3, temperature=0)",
+    "steer(n=3, temperature=0)", "particle-gibbs(temperature=0)", "parallel-tempering(temperature=0)",
+    "metropolis-hastings(temperature=0)",
 ])  # fmt: skip
 async def test_at_temperature_zero_all_are_greedy(spelling: str) -> None:
     by = By(toy(), ToyTask(), Counted())

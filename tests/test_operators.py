@@ -322,6 +322,33 @@ async def test_a_race_that_nobody_or_everybody_wins(first: int) -> None:
         assert len(won) == min(first, 2)
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_race_is_won_by_those_that_count(ordered: bool) -> None:
+    async def act(state: str, call: Call) -> int:
+        await anyio.sleep(0.002 * len(state))
+        return len(state)
+
+    pop, at = particles("a", "bb", "ccc"), Scope.root(Run(ordered=ordered))
+    assert states(await race(pop, paid(act), at, first=1, counts=lambda p: p.state != "a!")) == ["bb!"]
+    assert states(await race(pop, paid(act), at, first=2, counts=lambda p: p.state == "ccc!")) == ["ccc!"]
+    assert at.cost().new_tokens >= 3
+
+
+async def test_a_race_whose_field_the_budget_cut_says_so() -> None:
+    async def act(state: str, call: Call) -> int:
+        return len(state)
+
+    async def kernel(particle: Particle[str], at: Scope) -> Particle[str]:
+        if not at.account.fits(Cost(calls=1)):
+            raise BudgetEnded("no room for a call")
+        return await paid(act)(particle, at)
+
+    for calls, short in ((2, True), (3, False)):
+        at = Scope.root(Run(), Budget({"calls": calls}))
+        won = await race(particles("bb", "aaa", "c"), kernel, at, first=1)
+        assert (states(won), at.run.short) == (["bb!"] if short else ["c!"], short)
+
+
 async def by_name(state: str, call: Call) -> int:
     call.progress(Cost(calls=1, new_tokens=2, critical_tokens=2))
     await anyio.sleep({"a": 60, "b": 0.15, "c": 0.01, "d": 60}[state])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 
 from forethought.core.budget import Budget
 from forethought.core.draft import Draft
+from forethought.core.population import Particle
+from forethought.core.problem import Problem
 from forethought.core.scope import Call, Scope
 from forethought.methods import By, methods
 from forethought.models import pull
@@ -24,8 +27,12 @@ from forethought.models.openai_dialect import Dialect
 from forethought.models.protocol import Request
 from forethought.selection import selections
 from forethought.solving import Parts, solve_with
-from forethought.tasks import GENERATED
-from forethought.verifiers import verifiers
+from forethought.tasks import GENERATED, TASKS
+from forethought.tasks.text import Text
+from forethought.verifiers import grade_all, verifiers
+from forethought.verifiers.asking import given
+from forethought.verifiers.judge import mark, schema_of
+from forethought.verifiers.self_eval import question
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.anyio
@@ -72,12 +79,12 @@ async def test_the_probe(llama: str) -> None:
         at = Scope.root()
         await model.prepare()
         done = await extend(model, Request(STORY, max_tokens=1), at)
-        assert model.abilities == {"extend", "continue", "logprobs", "seed"}
+        assert model.abilities == {"extend", "continue", "logprobs", "seed", "schema"}
         assert model.dialect is not None
         assert model.dialect.continuing == "flag"
         assert not model.dialect.keeps_stops
-        assert done.cost.calls == 7  # the six of the probe among them
-        assert done.cost.new_tokens < 40
+        assert done.cost.calls == 8  # the seven of the probe among them
+        assert done.cost.new_tokens < 48
         assert at.account.spent.new_tokens == done.cost.new_tokens
 
 
@@ -156,3 +163,97 @@ async def test_every_method_runs_against_it(name: str, model: OpenAI) -> None:
     assert solution.cost.new_tokens > 0
     assert solution.cost.tokens <= 400
     assert solution.stopped in ("done", "budget")
+
+
+class Short(Text):
+    """Texts of a few lines."""
+
+    step_break, step_tokens, draft_tokens, max_steps = "\n", 16, 40, 6
+
+
+STOPPING = [
+    "adaptive-self-consistency(n=4, window=2)", "beta-self-consistency(n=4, window=2)", "first-finish(n=3, k=1)",
+    "multi-temperature(n=4, temperatures=2, batch=1)", "semantic-entropy(n=2, rounds=3, shown=True)",
+    "hint-marginalization(n=3, rounds=1)", "fractured(n=2, cuts=2)", "confidence-stop(n=2, runs=1, threshold=0.5)",
+    "budget-forcing(n=2, most=12, end='10')",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["eager(n=2, entropy=1.0, patience=6)", *(pytest.param(each, marks=pytest.mark.slow) for each in STOPPING)],
+)
+async def test_sampling_that_knows_when_to_stop_runs_over_http(model: OpenAI, spelling: str) -> None:
+    """Also where it is the server's tokens, its probabilities and its way of going on that decide."""
+    problem = Problem("Hello! Greet me with one short sentence.")
+    parts = Parts(By(model, Short()), methods.parse(spelling), selections.parse("majority"), Budget({"tokens": 600}))
+    found = await solve_with(parts, problem, 0)
+    assert found.population
+    assert 0 < found.cost.new_tokens <= 600
+    assert found.stopped == "done"
+    assert any(p.state.finished for p in found.population)
+
+
+# verifiers that ask it
+
+
+DRAFT = Draft(None, "two and two make four\nanswer: 4", size=12, finish="end")
+SUM = Problem("What is 2 + 2?")
+
+
+async def test_self_eval_reads_what_the_server_tells(model: OpenAI, llama: str) -> None:
+    """The same question in raw HTTP: the grade is the chance of yes among the alternatives that it lists."""
+    await model.extend(Request(STORY, max_tokens=1), Call((), 1))  # pays for the probe
+    verifier = given(verifiers.parse("self-eval"), model)
+    grade, cost = await verifier.grade(DRAFT, SUM, TASKS["text"], Call((), 1))
+    asked = question(SUM.text, DRAFT, "yes", "no")
+    body = {"messages": asked.messages, "max_tokens": 1, "logprobs": True, "top_logprobs": 20, "temperature": 1.0}
+    raw = httpx2.post(f"{llama}/chat/completions", json=body, timeout=60).json()
+    told = raw["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    mass = {"yes": 0.0, "no": 0.0}
+    for entry in told:
+        word = entry["token"].strip().lower()
+        mass[word] = mass.get(word, 0.0) + math.exp(entry["logprob"])
+    assert grade.value == pytest.approx(mass["yes"] / (mass["yes"] + mass["no"]), abs=0.01)
+    assert cost.verifier_tokens == raw["usage"]["prompt_tokens"] + 1
+
+
+@pytest.mark.parametrize("form", ["verdict", "score"])
+async def test_a_judge_gets_marks_that_it_can_read(form: str, model: OpenAI, llama: str) -> None:
+    """By a schema, even from a tiny model; and it is billed what the server counted."""
+    await model.extend(Request(STORY, max_tokens=1), Call((), 1))  # pays for the probe
+    verifier = given(verifiers.parse(f"judge(votes=3, form={form}, tokens=120)"), model)
+    before = counted(llama)
+    at = Scope.root()
+    (particle,) = await grade_all([Particle(DRAFT)], verifier, SUM, TASKS["text"], at)
+    after = counted(llama)
+    value = particle.state.grades[str(verifier)].value
+    assert value is None or any(abs(value - k / 54) < 1e-9 for k in range(55))
+    written = after["tokens_predicted"] - before["tokens_predicted"]
+    read = after["prompt_tokens"] - before["prompt_tokens"]
+    assert at.account.spent.verifier_calls == 3
+    assert at.account.spent.verifier_tokens >= written + read
+    assert at.account.spent.calls == 0
+
+
+async def test_a_mark_by_schema_is_read(model: OpenAI) -> None:
+    """One critique, as the server makes it under the schema: valid JSON unless it was cut."""
+    asked = Request(COUNT, max_tokens=300, schema=schema_of("verdict"))
+    answer = await model.extend(asked, Call((), 3))
+    assert answer.text.lstrip().startswith("{")
+    assert (mark(answer, "verdict") is None) == (answer.finish == "length")
+
+
+async def test_two_drafts_are_compared(model: OpenAI) -> None:
+    verifier = given(verifiers.parse("judge(votes=2, tokens=120)"), model)
+    share, cost = await verifier.compare(DRAFT, Draft(None, "answer: 5", finish="end"), SUM, TASKS["text"], Call((), 1))
+    assert share in (None, 0.0, 0.5, 1.0)
+    assert cost.verifier_calls == 2
+    assert cost.verifier_tokens <= verifier.compare_bound(DRAFT, DRAFT, SUM, TASKS["text"]).verifier_tokens
+
+
+async def test_a_reward_token_is_read(model: OpenAI) -> None:
+    verifier = given(verifiers.parse("reward-token(good=yes, bad=no)"), model)
+    grade, cost = await verifier.grade(DRAFT, SUM, TASKS["text"], Call((), 1))
+    assert grade.value is None or 0 <= grade.value <= 1
+    assert cost.verifier_calls == 1

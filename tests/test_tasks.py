@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from fractions import Fraction
@@ -57,6 +58,43 @@ def test_a_corrupted_step_is_noticed_and_what_follows_it_is_wrong(task: Generate
         assert answer is None or not task.correct(answer, problem)
 
 
+@pytest.mark.parametrize(("task", "level"), LEVELS, ids=NAMES)
+def test_an_attempt_without_slips_is_right_and_one_with_slips_alone_goes_wrong_at_once(
+    task: GeneratedTask, level: int
+) -> None:
+    always = []
+    for index in range(20):
+        problem, rng = task.problem(level, index), random.Random(index)
+        right = task.attempt(problem, rng, slip=0.0)
+        assert all(task.right_so_far(right, problem))
+        wrong = task.attempt(problem, rng, slip=1.0)
+        assert len(wrong.splitlines()) == len(right.splitlines())
+        always.append(task.right_so_far(wrong, problem)[0])
+    if task.checkable:  # any legal operation counts as a slip, so some of them are right
+        assert not all(always)
+    else:
+        assert not any(always)
+
+
+def test_what_follows_a_slip_builds_on_it() -> None:
+    for task in (Chain(), Procedure()):
+        problem = task.problem(6, 0)
+        steps = task.attempt(problem, random.Random(0), slip=1.0).splitlines()
+        states = [line.split("=")[-1].split()[-1] for line in steps]
+        assert states[-1] == states[-2]  # the answer is the last state, right or wrong
+        if task.name == "chain":
+            assert all(re.match(rf"\d+\) {state}[-+*]", line) for state, line in zip(states, steps[1:-1], strict=False))
+
+
+@pytest.mark.parametrize("task", [Chain(), Procedure()], ids=["chain", "procedure"])
+def test_slips_are_as_frequent_as_asked(task: GeneratedTask) -> None:
+    rng, slipped = random.Random(0), 0
+    for index in range(400):
+        problem = task.problem(5, index, "train")
+        slipped += not all(task.right_so_far(task.attempt(problem, rng, slip=0.1), problem))
+    assert abs(slipped / 400 - (1 - 0.9**5)) < 0.08
+
+
 def corrupted(step: str) -> str:
     """The step with another result: the last number or letter of its arithmetic is changed."""
     before, equals, after = step.partition("=")
@@ -79,7 +117,7 @@ def test_train_and_test_have_no_problem_in_common(task: GeneratedTask) -> None:
 @pytest.mark.parametrize(("task", "level", "index", "split", "text", "reference"), [
     ("chain", 1, 0, "test", "chain 48\n1) -5\n", "43"),
     ("chain", 8, 0, "test", "chain 8\n1) *8\n2) -2\n3) *2\n4) +6\n5) *6\n6) *8\n7) *5\n8) -4\n", "96"),
-    ("countdown", 1, 0, "test", "countdown 5 5 = 10\n", None),
+    ("countdown", 1, 0, "test", "countdown 34 9 = 25\n", None),
     ("countdown", 3, 0, "test", "countdown 17 3 9 = 60\n", None),
     ("procedure", 1, 0, "test", "procedure gch\n1) next\n", "hch"),
     ("procedure", 8, 0, "test",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import anyio.lowlevel
 import numpy as np
@@ -63,13 +64,16 @@ class ToyTask:
 
 
 class ToyModel:
-    """Draws its tokens from `NEXT` by the given source of choices, one choice a token; counts what it does."""
+    """Draws its tokens from `NEXT` by the given source of choices, one choice a token; counts what it does.
+
+    After `deepest` tokens the next is ".".
+    """
 
     name = "toy"
-    abilities: frozenset[Ability] = frozenset({"extend", "continue", "seed", "ordered"})
+    abilities: frozenset[Ability] = frozenset({"extend", "continue", "logprobs", "seed", "ordered"})
 
-    def __init__(self, source: Source) -> None:
-        self.source, self.spent = source, Cost()
+    def __init__(self, source: Source, deepest: int = 2) -> None:
+        self.source, self.deepest, self.spent = source, deepest, Cost()
 
     def bound(self, request: Request) -> Cost:
         return Cost(calls=1, prompt_tokens=1, new_tokens=request.max_tokens, critical_tokens=request.max_tokens)
@@ -81,14 +85,22 @@ class ToyModel:
             text += self._token(request, (*call.place, len(text)), before + len(text))
         cost = Cost(calls=1, prompt_tokens=1, new_tokens=len(text), critical_tokens=len(text))
         self.spent += cost
-        return Completion(text, "end" if text.endswith(".") else "length", cost)
+        laws = [law(before + i, self.deepest) for i in range(len(text))]
+        logprobs = tuple(math.log(p[token]) for p, token in zip(laws, text, strict=True))
+        top = tuple({t: math.log(q) for t, q in p.items()} for p in laws) if request.logprobs else ()
+        return Completion(text, "end" if text.endswith(".") else "length", cost, (), logprobs, top)
 
     def _token(self, request: Request, place: Path, depth: int) -> str:
-        if depth == 2:
+        if depth >= self.deepest:
             return "."
         if request.temperature == 0:
             return max(NEXT, key=lambda token: NEXT[token])
         return list(NEXT)[self.source.choose(place, list(NEXT.values()))]
+
+
+def law(depth: int, deepest: int) -> dict[str, float]:
+    """The probabilities of the next token behind so many."""
+    return NEXT if depth < deepest else {".": 1.0}
 
 
 def table(text: str) -> float:
@@ -114,32 +126,29 @@ class TableVerifier:
         return Grade(table(draft.text)), Cost(verifier_calls=1, verifier_tokens=1)
 
 
-def texts() -> dict[str, float]:
+def texts(deepest: int = 2) -> dict[str, float]:
     """Every text of the toy model with its probability."""
-    words = ["".join(w) for n in range(3) for w in itertools.product("ab", repeat=n)]
-    return {w + ".": math.prod(NEXT[t] for t in w) * (NEXT["."] if len(w) < 2 else 1.0) for w in words}
+    words = ["".join(w) for n in range(deepest + 1) for w in itertools.product("ab", repeat=n)]
+    return {w + ".": math.prod(NEXT[t] for t in w) * (NEXT["."] if len(w) < deepest else 1.0) for w in words}
 
 
-def model_times_odds() -> dict[str, float]:
-    return {text: p * table(text) / (1 - table(text)) for text, p in texts().items()}
+def model_times_odds(temper: float = 1.0, deepest: int = 2) -> dict[str, float]:
+    return {text: p * (table(text) / (1 - table(text))) ** (1 / temper) for text, p in texts(deepest).items()}
 
 
 Program = Callable[[By, Scope], Awaitable[Population[Draft]]]
+T = TypeVar("T")
 
 
-async def expected_measure(program: Program, budget: Budget | None = None) -> dict[str, float]:
-    """E[ sum_i w_i delta(text_i) ]: replay a causally closed prefix of choices, then advance the last."""
-    total: dict[str, float] = defaultdict(float)
+async def outcomes(run: Callable[[Source], Awaitable[T]]) -> AsyncIterator[tuple[float, T]]:
+    """All that `run` can return, with its probability: replay a causally closed prefix of choices, then advance the last."""
     script: Choices = {}
     while True:
         source = Enumerated(script)
-        by = By(ToyModel(source), ToyTask(), TableVerifier())
-        pop = await program(by, Scope.root(Run(source=source), budget))
+        found = await run(source)
         assert source.used >= script.keys(), "a replayed choice vanished: the program depends on task order"
         made = script | source.fresh  # script first: task order may differ between runs
-        weight = math.prod(probs[i] for i, probs in made.values())
-        for p in pop:
-            total[p.state.text] += weight * math.exp(p.logw)
+        yield math.prod(probs[i] for i, probs in made.values()), found
         while made:
             place, (i, probs) = made.popitem()
             later = next((j for j in range(i + 1, len(probs)) if probs[j] > 0), None)
@@ -147,4 +156,20 @@ async def expected_measure(program: Program, budget: Budget | None = None) -> di
                 script = made | {place: (later, probs)}
                 break
         else:
-            return dict(total)
+            return
+
+
+def toy_by(source: Source, deepest: int = 2, task: Task | None = None) -> By:
+    return By(ToyModel(source, deepest), task or ToyTask(), TableVerifier())
+
+
+async def expected_measure(
+    program: Program, budget: Budget | None = None, deepest: int = 2, task: Task | None = None
+) -> dict[str, float]:
+    """E[ sum_i w_i delta(text_i) ]."""
+    total: dict[str, float] = defaultdict(float)
+    run = lambda source: program(toy_by(source, deepest, task), Scope.root(Run(source=source), budget))  # noqa: E731
+    async for weight, pop in outcomes(run):
+        for p in pop:
+            total[p.state.text] += weight * math.exp(p.logw)
+    return dict(total)

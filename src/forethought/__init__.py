@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forethought.api import solve, solve_sync
+    from forethought.api import solve, solve_many, solve_sync
     from forethought.core.budget import Budget
     from forethought.core.cost import Cost
     from forethought.core.errors import BudgetEnded, ForethoughtError, ModelError, UsageError
@@ -23,6 +23,7 @@ _HOMES = {
     "Solution": "solving",
     "UsageError": "core.errors",
     "solve": "api",
+    "solve_many": "api",
     "solve_sync": "api",
 }
 
@@ -36,6 +37,7 @@ __all__ = [
     "Solution",
     "UsageError",
     "solve",
+    "solve_many",
     "solve_sync",
 ]
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import anyio
 
 from forethought.assembly import assemble, check_form, text_problem
 from forethought.core.budget import Budget
+from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.core.store import RunStore
+from forethought.many import solve_all
 from forethought.methods import Method
 from forethought.models.protocol import Model
 from forethought.selection import Selection
@@ -17,6 +22,9 @@ from forethought.solving import Solution, solve_with
 from forethought.tasks import task_named
 from forethought.tasks.protocol import Task
 from forethought.verifiers import Verifier
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 async def solve(
@@ -40,41 +48,55 @@ async def solve(
 
     Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails.
     """
-    if isinstance(problem, str):
-        kind, asked = text_problem(problem, task)
-    else:
-        named = task or problem.name.partition("/")[0] or "text"
-        kind, asked = (task_named(named) if isinstance(named, str) else named), problem
-        check_form(kind, problem.text)
+    kind, asked = text_problem(problem, task) if isinstance(problem, str) else problem_of(problem, task)
     parts = assemble(kind, model, method, verifier, select, budget)
     return await solve_with(parts, asked, seed, RunStore(Path(store)) if store else None)
 
 
-def solve_sync(
-    problem: str | Problem,
+async def solve_many(
+    problems: Sequence[str | Problem],
     *,
     task: str | Task | None = None,
     model: str | Model | None = None,
-    method: str | Method = "sample(n=16)",
+    method: str | Method = "adaptive-self-consistency",
     verifier: str | Verifier | None = None,
     select: str | Selection | None = None,
     budget: str | Budget | None = None,
     seed: int = 0,
-    store: str | Path | None = None,
-) -> Solution:
-    """`solve` for scripts: runs its own event loop."""
+) -> list[Solution]:
+    """Solve problems of one task within one budget for all of them, in two rounds (see `forethought.many`).
 
-    async def run() -> Solution:
-        return await solve(
-            problem,
-            task=task,
-            model=model,
-            method=method,
-            verifier=verifier,
-            select=select,
-            budget=budget,
-            seed=seed,
-            store=store,
-        )
+    Each has an equal share at first. Draws that a method stopped short of, and the budget that is left, go to the problems
+    that made all of theirs: EAGer's second stage, for every method that stops early. Parts and defaults are those of
+    `solve`; `stopped` says "budget" of all solutions if the budget cut any draft short. Nothing is recorded.
 
-    return anyio.run(run)
+    Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails.
+    """
+    asked = [text_problem(p, task) if isinstance(p, str) else problem_of(p, task) for p in problems]
+    if len({kind.name for kind, _ in asked}) != 1:
+        raise UsageError("solve_many takes problems of one task, and at least one of them")
+    parts = assemble(asked[0][0], model, method, verifier, select, budget)
+    return await solve_all(parts, [problem for _, problem in asked], seed)
+
+
+def problem_of(problem: Problem, task: str | Task | None) -> tuple[Task, Problem]:
+    """A problem with its task: the one given, else the one that its name begins with."""
+    named = task or problem.name.partition("/")[0] or "text"
+    kind = task_named(named) if isinstance(named, str) else named
+    check_form(kind, problem.text)
+    return kind, problem
+
+
+def blocking(function: Callable[P, Awaitable[R]]) -> Callable[P, R]:
+    """The same function for scripts: it runs its own event loop."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        return anyio.run(partial(function, *args, **kwargs))
+
+    run.__name__ = run.__qualname__ = f"{function.__name__}_sync"
+    run.__doc__ = f"`{function.__name__}` for scripts: runs its own event loop."
+    return run
+
+
+solve_sync = blocking(solve)

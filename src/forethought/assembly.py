@@ -11,18 +11,27 @@ from forethought.core.problem import Problem
 from forethought.methods import By, Method, methods
 from forethought.methods.sample import Sample
 from forethought.models.names import default_name, model_named
+from forethought.models.price import Price
 from forethought.models.protocol import Model
-from forethought.selection import Selection, selections
+from forethought.selection import Selection, selections, wants_grades
 from forethought.solving import DEFAULT_BUDGET, Parts
 from forethought.tasks import GENERATED, generated_task, task_named
 from forethought.tasks.protocol import Task
 from forethought.verifiers import Verifier, verifiers
+from forethought.verifiers.asking import given
 
 
 def budget_of(budget: str | Budget | None) -> Budget:
     if isinstance(budget, str):
         return Budget.parse(budget)
     return DEFAULT_BUDGET if budget is None else budget
+
+
+def model_of(model: str | Model | None, price: str | None = None) -> Model:
+    """The model asked for, else the default one; with a price, what its tokens cost in a budget of usd."""
+    if model is None or isinstance(model, str):
+        return model_named(model or default_name(), Price.parse(price) if price else None)
+    return model
 
 
 def verifier_of(verifier: str | Verifier | None, task: Task, needed: bool) -> Verifier | None:
@@ -69,8 +78,8 @@ def by_of(
 ) -> By:
     """The model, task and verifier for methods and selections that need what these need."""
     needed = any({"process", "grades"} & part.needs for part in wanted)
-    frozen = model_named(model or default_name()) if model is None or isinstance(model, str) else model
-    return By(frozen, task, verifier_of(verifier, task, needed))
+    frozen = model_of(model)
+    return By(frozen, task, given(verifier_of(verifier, task, needed), frozen))
 
 
 def assemble(
@@ -87,5 +96,5 @@ def assemble(
     selection = selections.parse(rule) if isinstance(rule, str) else rule
     limits = budget_of(budget)
     by = by_of(model, task, verifier, [program, selection])
-    early = "grades" in selection.needs and isinstance(program, Sample) and by.verifier is not None
+    early = wants_grades(selection) and isinstance(program, Sample) and by.verifier is not None
     return Parts(replace(by, grade_drafts=early), program, selection, limits)

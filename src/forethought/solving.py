@@ -13,12 +13,14 @@ from forethought.core.draft import Draft
 from forethought.core.errors import BudgetEnded, UsageError
 from forethought.core.population import Population
 from forethought.core.problem import Problem
+from forethought.core.registry import brief
 from forethought.core.scope import Failures, Run, Scope, Seeded
 from forethought.core.store import RunStore
 from forethought.core.trace import MemoryTrace, Trace
 from forethought.methods import By, Method
+from forethought.models.price import Price
 from forethought.models.protocol import Model
-from forethought.selection import Selection, Verdict
+from forethought.selection import Selection, Verdict, wants_grades
 from forethought.tasks import GENERATED
 from forethought.tasks.protocol import Task
 from forethought.tasks.text import Text
@@ -37,8 +39,13 @@ class Parts:
     budget: Budget = DEFAULT_BUDGET
     failures: Failures = "fail"
 
+    def run(self, seed: int, trace: Trace) -> Run:
+        """A run of these parts, about to begin."""
+        return Run(Seeded(seed), trace, failures=self.failures, ordered="ordered" in self.by.model.abilities)
+
     def spec(self) -> dict[str, Any]:
         """The parts by their spellings: what is stored, and what has to agree for a run to be resumed."""
+        price = str(getattr(self.by.model, "price", ""))
         return {
             "model": self.by.model.name,
             "task": self.by.task.name,
@@ -47,6 +54,7 @@ class Parts:
             "selection": repr(self.selection),
             "budget": str(self.budget),
             "failures": self.failures,
+            **({"price": price} if price else {}),
         }
 
 
@@ -91,16 +99,24 @@ def check(problem: Problem, parts: Parts) -> None:
     by, method = parts.by, parts.method
     if by.model.name == "reasoner" and by.task.name not in GENERATED:
         raise UsageError(f"the embedded reasoner solves only the tasks {', '.join(GENERATED)}: {WAYS_ON}")
-    missing = sorted(need for need in method.needs if need != "process" and need not in by.model.abilities)
+    missing = sorted(method.needs - {"grades", "process", "instructions"} - by.model.abilities)
     if missing:
         able = "the local models (reasoner, smollm2, local:PATH) have it"
         raise UsageError(
             f"{method.name} needs a model with the ability '{missing[0]}', which {by.model.name} lacks; {able}"
         )
+    if "instructions" in method.needs and by.model.name == "reasoner":
+        raise UsageError(
+            f"{brief(method)} needs a model that reads instructions; the embedded reasoner reads problems only"
+        )
     if "process" in method.needs and (by.verifier is None or not by.verifier.process):
         have = "none was given" if by.verifier is None else f"{by.verifier.name} grades whole drafts only"
         raise UsageError(f"{method.name} needs a verifier that grades steps, such as process; {have}")
-    if "grades" in parts.selection.needs and by.verifier is None:
+    if "usd" in parts.budget.limits and getattr(by.model, "price", None) == Price():
+        raise UsageError(f"a budget in usd needs the prices of {by.model.name}: add --price prompt=0.15,new=0.6")
+    if "grades" in method.needs and by.verifier is None:
+        raise UsageError(f"{method.name} needs a verifier: add --verifier")
+    if wants_grades(parts.selection) and by.verifier is None:
         raise UsageError(f"the selection {parts.selection.name} needs a verifier: add --verifier")
 
 
@@ -116,9 +132,8 @@ async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore 
         spec = asked(parts, problem, seed, "solve")
         row = store.begin(key_of(spec), spec)
     trace = store.trace(row.id) if store and row else MemoryTrace()
-    run = Run(Seeded(seed), trace, failures=parts.failures, ordered="ordered" in parts.by.model.abilities)
     try:
-        made = await populate(parts, problem, run)
+        made = await populate(parts, problem, parts.run(seed, trace))
         verdict = await made.select(parts.selection, parts.by, problem)
     except BaseException:
         if store and row:

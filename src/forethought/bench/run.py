@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from forethought.bench.prefix import graded_prefix, prefix_cost, wants_grades
+from forethought.bench.prefix import as_made, with_grades
 from forethought.bench.stats import interval
 from forethought.core.budget import Budget
 from forethought.core.cost import ZERO, Cost
-from forethought.core.draft import Draft
 from forethought.core.errors import ModelError
-from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.scope import Failures, Run, Seeded
+from forethought.core.scope import Failures, Seeded
 from forethought.core.store import RunStore
 from forethought.methods import By, Method
 from forethought.methods.sample import Sample
-from forethought.selection import Selection, Verdict
+from forethought.selection import Selection, Verdict, wants_grades
 from forethought.solving import Made, Parts, asked, check, key_of, populate, prepare
 
 Outcome = Mapping[str, Any]
@@ -85,10 +83,9 @@ async def _one(bench: Bench, method: Method, index: int, store: RunStore) -> Out
     row = store.begin(key_of(spec), spec)
     if row.status == "done" and row.outcome is not None:
         return row.outcome
-    ordered = "ordered" in bench.by.model.abilities
-    run = Run(Seeded(seed), store.trace(row.id), failures=bench.failures, ordered=ordered)
     try:
-        outcome = await _measure(bench, method, problem, await populate(parts, problem, run))
+        made = await populate(parts, problem, parts.run(seed, store.trace(row.id)))
+        outcome = await _measure(bench, method, problem, made)
     except ModelError as error:
         store.end(row.id, "failed", {"error": str(error)})
         return {"error": str(error)}
@@ -100,29 +97,22 @@ async def _one(bench: Bench, method: Method, index: int, store: RunStore) -> Out
 
 
 async def _measure(bench: Bench, method: Method, problem: Problem, made: Made) -> Outcome:
-    """Read one population with every selection. What a selection is charged is what it used."""
-    by, is_sample = bench.by, isinstance(method, Sample)
-    graded: Population[Draft] = []
-    grading = ZERO
-    if any(map(wants_grades, bench.selections)) and is_sample:
-        graded, grading = await graded_prefix(made, by, problem, bench.budget)
-    results = {}
+    """Read one population with every selection. Drafts are graded once; a row costs what it would have cost alone."""
+    by, budget, results = bench.by, bench.budget, {}
+    plain = as_made(made)
+    rich = plain
+    if any(map(wants_grades, bench.selections)):
+        rich = await with_grades(made, plain, by, problem, budget, cut=isinstance(method, Sample))
     for selection in bench.selections:
-        if not is_sample:
-            verdict = await made.select(selection, by, problem)
-            cost = made.at.cost()
-        elif wants_grades(selection):
-            verdict = await replace(made, population=graded).select(selection, by, problem)
-            cost = prefix_cost(made, graded) + grading
-        else:
-            verdict, cost = await made.select(selection, by, problem), made.at.cost()
-        results[repr(selection)] = _reading(verdict, problem, by, cost)
-    return {"results": results, "stopped": made.stopped, "seconds": made.at.run.clock.now()}
+        reading = rich if wants_grades(selection) else plain
+        verdict, cost = await reading.select(selection, made, by, problem, budget)
+        results[repr(selection)] = _credited(verdict, problem, by, cost)
+    stopped = "budget" if made.at.run.short else made.stopped
+    return {"results": results, "stopped": stopped, "seconds": made.at.run.clock.now()}
 
 
-def _reading(verdict: Verdict, problem: Problem, by: By, cost: Cost) -> dict[str, Any]:
-    leading = verdict.leading
-    right = [bool(by.task.correct(answer, problem)) for answer in leading]
+def _credited(verdict: Verdict, problem: Problem, by: By, cost: Cost) -> dict[str, Any]:
+    right = [bool(by.task.correct(answer, problem)) for answer in verdict.leading]
     credit = sum(right) / len(right) if right else 0.0
     return {"answer": verdict.answer, "confidence": verdict.confidence, "credit": credit, "cost": cost._asdict()}
 
@@ -132,7 +122,7 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
     credit = [r["credit"] for r in readings] + [0.0] * (len(outcomes) - len(readings))
     total = sum((Cost(**r["cost"]) for r in readings), ZERO)
     low, high = interval(credit)
-    verifier = bench.by.verifier if wants_grades(selection) or "process" in method.needs else None
+    verifier = bench.by.verifier if wants_grades(selection) or {"process", "grades"} & method.needs else None
     return {
         "method": repr(method),
         "selection": repr(selection),

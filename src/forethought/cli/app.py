@@ -12,7 +12,7 @@ import anyio
 import typer
 
 from forethought.cli import show
-from forethought.cli.errors import NO_ANSWER, one_line
+from forethought.cli.errors import NO_ANSWER, Commands, one_line
 from forethought.cli.paths import default_store
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from forethought.tasks.protocol import Task
 
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -32,6 +33,10 @@ Model = Annotated[
     typer.Option(
         help="reasoner, smollm2, local:PATH or openai:MODEL@URL.", show_default="$FORETHOUGHT_MODEL or reasoner"
     ),
+]
+Price = Annotated[
+    str | None,
+    typer.Option(help="USD per million tokens of an endpoint, as prompt=0.15,new=0.6; for budgets in usd."),
 ]
 Verifier = Annotated[str | None, typer.Option(help="What grades drafts; see `forethought verifiers`.")]
 BudgetText = Annotated[
@@ -56,6 +61,7 @@ def solve(
         int | None, typer.Option(help="Which generated problem of the test split.", show_default="0")
     ] = None,
     model: Model = None,
+    price: Price = None,
     method: Annotated[str, typer.Option(help="The program; see `forethought methods`.")] = "sample(n=16)",
     verifier: Verifier = None,
     select: Annotated[
@@ -72,13 +78,13 @@ def solve(
     ] = None,
 ) -> None:
     """Solve one problem; the same command again goes on with a run that was cut off."""
-    from forethought.assembly import assemble
+    from forethought.assembly import assemble, model_of
     from forethought.core.store import RunStore
     from forethought.solving import solve_with
 
     with one_line(lambda: "the same command"):
         kind, asked = chosen(text, task, difficulty, problem)
-        parts = assemble(kind, model, method, verifier, select, budget)
+        parts = assemble(kind, model_of(model, price), method, verifier, select, budget)
         found = anyio.run(solve_with, parts, asked, seed, RunStore(store or default_store()))
         if json_:
             print_json(found.as_json())
@@ -112,6 +118,7 @@ def bench(
     limit: Annotated[int, typer.Option(min=1, help="How many problems of the test split.")] = 100,
     verifier: Verifier = None,
     model: Model = None,
+    price: Price = None,
     budget: BudgetText = None,
     seed: Seed = 0,
     json_: Json = False,
@@ -120,7 +127,9 @@ def bench(
     from forethought.cli.bench import run_bench
 
     with one_line(lambda: "the same command"):
-        run_bench(task, method, out, select or ["majority"], difficulty, limit, verifier, model, budget, seed, json_)
+        run_bench(
+            task, method, out, select or ["majority"], difficulty, limit, verifier, model, price, budget, seed, json_
+        )
 
 
 @app.command()

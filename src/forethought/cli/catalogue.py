@@ -43,8 +43,9 @@ def verifier_rows() -> list[Row]:
     rows: list[Row] = []
     for name in verifiers:
         part = verifiers[name]
-        oracles = sorted(t for t, task in TASKS.items() if part().oracle(task))
-        row = {"name": name, "spelling": repr(part()), "process": part.process, "oracle": oracles}
+        plain = part()
+        oracles = sorted(t for t, task in TASKS.items() if plain.oracle(task))
+        row = {"name": name, "spelling": repr(plain), "process": plain.process, "oracle": oracles}
         rows.append(row | {"parameters": parameters(part), "summary": summary(part)})
     return rows
 

@@ -12,7 +12,7 @@ from forethought.bench.run import Bench
 from forethought.cli import show
 from forethought.cli.bench import measured
 from forethought.core.budget import Budget
-from forethought.core.scope import Run, Seeded
+from forethought.core.trace import MemoryTrace
 from forethought.methods import By, methods
 from forethought.models.names import model_named
 from forethought.selection import selections
@@ -64,7 +64,7 @@ def tree() -> None:
     problem = kind.problem(kind.middle, 3)
     method = methods.parse(TREE)
     parts = Parts(by, method, selections.parse("best"), Budget({"tokens": 4000}))
-    made = anyio.run(populate, parts, problem, Run(Seeded(0)))
+    made = anyio.run(populate, parts, problem, parts.run(0, MemoryTrace()))
     right = {p.state.text: kind.correct(kind.answer(p.state.text, problem) or "", problem) for p in made.population}
     show.console.print(
         show.tree(made.population, by, f"{problem.text.strip()}   ({method}; grades of the reward model)", right)

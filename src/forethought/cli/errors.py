@@ -5,11 +5,33 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
 
 from forethought.core.errors import ForethoughtError, UsageError
 
+MISTAKE: Any = typer.BadParameter.__mro__[
+    1
+]  # click's UsageError, which has another home in every few releases of typer
 USAGE, FAILED, NO_ANSWER, INTERRUPTED = 2, 1, 3, 130
+
+
+class Commands(TyperGroup):
+    """Says what is wrong with the words themselves (an unknown option, no number) like every other mistake."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        try:
+            code = super().main(*args, **options | {"standalone_mode": False})
+        except MISTAKE as error:
+            if not (said := error.format_message()):  # no words at all: the help has been shown
+                raise SystemExit(USAGE) from None
+            where = error.ctx.command_path if error.ctx else "forethought"
+            end(USAGE, f"{said.rstrip('.')}; see `{where} --help`")
+        except typer.Abort:
+            end(INTERRUPTED, "interrupted")
+        raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def end(code: int, line: str) -> NoReturn:

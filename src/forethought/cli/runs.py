@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from forethought.assembly import assemble
+from forethought.assembly import assemble, model_of
 from forethought.cli import show
 from forethought.cli.errors import NO_ANSWER
 from forethought.core.errors import UsageError
@@ -72,8 +72,9 @@ def resume_run(file: Path, run: int, json_: bool) -> None:
     spec = store.run(run).spec
     if spec["kind"] == "bench":
         raise UsageError(f"run {run} belongs to a bench: run the same bench command again")
-    names = ("model", "method", "verifier", "selection", "budget")
-    parts = assemble(task_named(spec["task"]), *(spec[name] for name in names))
+    names = ("method", "verifier", "selection", "budget")
+    model = model_of(spec["model"], spec.get("price"))
+    parts = assemble(task_named(spec["task"]), model, *(spec[name] for name in names))
     problem = Problem(spec["problem"], spec["reference"], spec["name"])
     found = anyio.run(solve_with, parts, problem, spec["seed"], store)
     if json_:

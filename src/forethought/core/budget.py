@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import add, sub
+from types import MappingProxyType
 
 from forethought.core.cost import ZERO, Cost
 from forethought.core.errors import UsageError
 
 ENTRIES = ("tokens", *Cost._fields)
 BY_CLOCK_OR_CHAIN = ("seconds", "critical_tokens")  # these do not add up over a fan-out
+NO_LIMITS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class Budget:
         return not {"seconds", "usd"} & set(self.limits)
 
 
-def amount(cost: Cost, entry: str) -> float:
-    return cost.tokens if entry == "tokens" else getattr(cost, entry)
+amount: Callable[[Cost, str], float] = getattr
+"""An entry of the cost, or its `tokens`."""
 
 
 class Account:
@@ -60,25 +63,26 @@ class Account:
 
     __slots__ = ("_grant", "_limits", "_names", "_parent", "chain", "chain_limit", "held", "spent", "start")
 
-    def __init__(self, parent: Account | None = None, limits: Mapping[str, float] | None = None) -> None:
-        limits = limits or {}
+    def __init__(self, parent: Account | None = None, limits: Mapping[str, float] = NO_LIMITS) -> None:
         self._parent = parent
-        self._limits = tuple((n, v) for n, v in limits.items() if n not in BY_CLOCK_OR_CHAIN)
-        outer: tuple[str, ...] = parent._names if parent else ()
-        self._names: tuple[str, ...] = tuple({*outer, *(n for n, _ in self._limits)}) if limits else outer
+        self._limits = tuple((n, v) for n, v in limits.items() if n not in BY_CLOCK_OR_CHAIN) if limits else ()
+        self._names: tuple[str, ...] = parent._names if parent else ()
+        if self._limits:
+            self._names = tuple({*self._names, *(n for n, _ in self._limits)})
         self._grant: Cost | None = None
         self.spent = self.held = ZERO
         self.start: int = parent.chain if parent else 0
         self.chain: int = self.start
-        chain_limit = self.start + limits.get("critical_tokens", math.inf)
-        self.chain_limit: float = min(chain_limit, parent.chain_limit) if parent else chain_limit
+        self.chain_limit: float = parent.chain_limit if parent else math.inf
+        if "critical_tokens" in limits:
+            self.chain_limit = min(self.chain_limit, self.start + limits["critical_tokens"])
 
     @property
     def limited(self) -> bool:
         """Whether any limit but time holds here, so that work has to be admitted."""
         return bool(self._names) or self.chain_limit < math.inf
 
-    def child(self, limits: Mapping[str, float] | None = None) -> Account:
+    def child(self, limits: Mapping[str, float] = NO_LIMITS) -> Account:
         return Account(self, limits)
 
     def grant(self, allowance: Cost) -> Account:
@@ -86,14 +90,15 @@ class Account:
         child = Account(self)
         if self._names:
             child._grant = allowance
-            self._hold(allowance)
+            child._limits = tuple((name, amount(allowance, name)) for name in self._names)
+            self._hold(add, allowance)
         return child
 
     def settle(self) -> None:
         """Close a grant: what was not spent goes back."""
         if self._grant is not None and self._parent is not None:
-            self._parent._hold(self.spent - self._grant)
-            self._grant = None
+            self._parent._hold(sub, self._grant - self.spent)
+            self._grant, self._limits = None, ()
 
     def fits(self, need: Cost) -> bool:
         """Whether `need` can be reserved now, here and in every account that pays for this one."""
@@ -101,41 +106,36 @@ class Account:
             return False
         account: Account | None = self if self._names else None
         while account is not None:
-            if not account._has_room(need):
-                return False
+            spent, held = account.spent, account.held
+            for name, limit in account._limits:
+                if amount(spent, name) + amount(held, name) + amount(need, name) > limit:
+                    return False
             account = None if account._grant is not None else account._parent
         return True
-
-    def _has_room(self, need: Cost) -> bool:
-        limits = self._limits
-        if self._grant is not None:
-            limits = tuple((name, amount(self._grant, name)) for name in self._names)
-        return all(
-            amount(self.spent, name) + amount(self.held, name) + amount(need, name) <= limit for name, limit in limits
-        )
 
     def reserve(self, need: Cost) -> None:
         """Hold `need`, which the caller has seen to fit. End it with `charge(cost, need)`."""
         if self._names:
-            self._hold(need)
+            self._hold(add, need)
 
-    def _hold(self, need: Cost) -> None:
+    def _hold(self, change: Callable[[Cost, Cost], Cost], need: Cost) -> None:
+        """Change what is held, here and in every account that pays for this one."""
         account: Account | None = self
         while account is not None:
-            if account._limits or account._grant is not None:  # no one looks at what others hold
-                account.held += need
+            if account._limits:  # no one looks at what others hold
+                account.held = change(account.held, need)
             account = None if account._grant is not None else account._parent
 
     def charge(self, cost: Cost, reserved: Cost = ZERO) -> None:
         """Book what a call really cost, here and in every account around, and let its reservation go."""
         if self._names and reserved is not ZERO:
-            self._hold(ZERO - reserved)
+            self._hold(sub, reserved)
         self.chain += cost.critical_tokens
         account: Account | None = self
         prepaid = False
         while account is not None:
             account.spent += cost
-            if prepaid and (account._limits or account._grant is not None):
+            if prepaid and account._limits:
                 account.held -= cost
             prepaid = prepaid or account._grant is not None
             account = account._parent

@@ -35,10 +35,11 @@ async def bought(
     earlier = at.run.trace.recorded(call.place, kind)
     if earlier is not None:
         return _replay(at, earlier, key, decode)
-    failed = at.run.trace.recorded(call.place, f"{kind} failed")
-    if failed is not None and at.run.failures == "drop":  # else it ended that life of the run, and is tried again
-        _recharge(at, failed)
-        raise ModelError(failed.data["error"])
+    if at.run.failures == "drop":  # else a failure ended that life of the run, and is tried again
+        failed = at.run.trace.recorded(call.place, f"{kind} failed")
+        if failed is not None:
+            _recharge(at, failed)
+            raise ModelError(failed.data["error"])
     if at.over is not None:
         await _cut_off(at, at.over, at.run.trace.recorded(call.place, f"{kind} cancelled"))
     again, at.resumed = at.resumed, False
@@ -50,7 +51,7 @@ async def bought(
     except BaseException as error:
         await _charge_unfinished(at, kind, call, start, bound, error)
         raise
-    cost = cost._replace(seconds=at.run.clock.now() - start)
+    cost = cost.taking(at.run.clock.now() - start)
     at.account.charge(cost, bound)
     data = {**key, **encode(result)}
     if again:
@@ -87,7 +88,7 @@ async def _charge_unfinished(at: Scope, kind: str, call: Call, start: float, bou
     """Charge a cancelled or failed call, before the budget that paid for it can be used again."""
     estimated = call.so_far is None
     cost = bound if call.so_far is None else call.so_far
-    cost = cost._replace(seconds=at.run.clock.now() - start)
+    cost = cost.taking(at.run.clock.now() - start)
     at.account.charge(cost, bound)
     fate = f"{kind} failed" if isinstance(error, ModelError) else f"{kind} cancelled"
     data: dict[str, Any] = {"error": str(error)} if isinstance(error, ModelError) else {}

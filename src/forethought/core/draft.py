@@ -27,6 +27,7 @@ class Grade:
 
 
 UNKNOWN = Grade(None)
+UNGRADED: Mapping[str, Grade] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +47,7 @@ class Draft:
     size: int = 0
     finish: Finish | None = None
     cost: Cost = ZERO
-    grades: Mapping[str, Grade] = field(default_factory=lambda: MappingProxyType({}))
+    grades: Mapping[str, Grade] = field(default_factory=lambda: UNGRADED)
 
     def lineage(self) -> Iterator[Draft]:
         """This draft, its parent, and so on to the root."""
@@ -60,7 +61,12 @@ class Draft:
         """The whole text, from the root to here."""
         if self.parent is None or self.parent.parent is None:
             return self.new if self.parent is None else self.parent.new + self.new
-        return "".join(reversed([d.new for d in self.lineage()]))
+        pieces = [self.new]
+        draft: Draft | None = self.parent
+        while draft is not None:  # not by `lineage`: this is on the path of every call
+            pieces.append(draft.new)
+            draft = draft.parent
+        return "".join(pieces[::-1])
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -72,6 +78,11 @@ class Draft:
     def steps(self) -> list[str]:
         """The pieces in order, one a step where the draft was made step by step."""
         return [d.new for d in self.lineage() if d.new][::-1]
+
+    def graded(self, name: str, grade: Grade) -> Draft:
+        """The same draft with one more grade."""
+        grades = MappingProxyType({**self.grades, name: grade})
+        return Draft(self.parent, self.new, self.tokens, self.logprobs, self.size, self.finish, self.cost, grades)
 
     @property
     def finished(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, runtime_checkable
 
 import anyio
@@ -34,13 +34,19 @@ class FanOut(Generic[S]):
     """The state of one `each` or `race`: `out` is the population as far as it has moved."""
 
     def __init__(
-        self, pop: Population[S], move: Kernel[S], at: Scope, failures: Failures | None, first: int | None = None
+        self,
+        pop: Population[S],
+        move: Kernel[S],
+        at: Scope,
+        failures: Failures | None,
+        first: int | None = None,
+        counts: Callable[[Particle[S]], bool] = lambda particle: True,
     ) -> None:
         self.out = list(pop)
         self.places = at.fork(len(pop))
         self.refused: list[int] = []
         self.arrived: list[int] = []
-        self._pop, self._move, self._at, self._first = pop, move, at, first
+        self._pop, self._move, self._at, self._first, self._counts = pop, move, at, first, counts
         self._failures = failures or at.run.failures
         self._live = [i for i, p in enumerate(pop) if not p.ended]
         self._dropped: set[int] = set()
@@ -58,7 +64,7 @@ class FanOut(Generic[S]):
                 wave = self._admit(queue)
                 queue = queue[len(wave) :]
                 await self._record_wave(wave)
-                await self._run([i for i in wave if not self._stays(i)])
+                await self._run([i for i in wave if not self._stays(i)] if self._unmoved else wave)
         except BaseException:
             self._at.keep(self.result())
             raise
@@ -121,7 +127,7 @@ class FanOut(Generic[S]):
         return BudgetEnded(f"the budget let {moved} of {len(self._live)} particles move")
 
     def by_chain(self) -> list[int]:
-        """Those that have moved, by critical tokens, then by index."""
+        """Those that have moved and count, by critical tokens, then by index."""
         chain = [place.account.chain - place.account.start for place in self.places]
         return sorted(self.arrived, key=lambda i: (chain[i], i))
 
@@ -156,7 +162,8 @@ class FanOut(Generic[S]):
         place = self.places[i]
         try:
             self.out[i] = await self._move(self._pop[i], place)
-            self.arrived.append(i)
+            if self._counts(self.out[i]):
+                self.arrived.append(i)
             if self._won:
                 siblings.cancel()
         except BudgetEnded:

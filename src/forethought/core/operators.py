@@ -33,16 +33,25 @@ async def each(
 
 
 async def race(
-    pop: Population[S], move: Kernel[S], at: Scope, *, first: int, failures: Failures | None = None
+    pop: Population[S],
+    move: Kernel[S],
+    at: Scope,
+    *,
+    first: int,
+    counts: Callable[[Particle[S]], bool] = lambda particle: True,
+    failures: Failures | None = None,
 ) -> list[Particle[S]]:
-    """Move the particles that have not ended; return exactly the `first` of them to finish, in that order. Greedy.
+    """Move the particles that have not ended; return the `first` of them to finish so that they count, in that order.
+
+    Greedy. Where fewer count (after failures that are dropped, too), fewer are returned.
 
     On models whose runs must be reproducible (`Run.ordered`) who is first is decided by critical tokens, then index, and
     nothing is cancelled: what a race there saves is waiting, not tokens. Elsewhere it is decided by arrival, recorded, and
     the rest are cancelled. The late ones are billed for what they used.
     """
-    fan = FanOut(pop, move, at, failures, first=None if at.run.ordered else first)
+    fan = FanOut(pop, move, at, failures, None if at.run.ordered else first, counts)
     await fan.move_all()
+    at.run.short |= bool(fan.refused)  # a larger budget might have had another winner
     winners = fan.by_chain()[:first] if at.run.ordered else fan.arrived[:first]
     if len(winners) < first and fan.refused:
         at.keep(fan.result())

@@ -26,7 +26,7 @@ class Particle(Generic[S]):
     done: bool = False
 
     def __post_init__(self) -> None:
-        if self.logw != self.logw or self.logw == math.inf:
+        if not self.logw < math.inf:
             raise ValueError(f"a log-weight must be a number below +inf, not {self.logw}")
 
     @property

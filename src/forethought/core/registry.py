@@ -58,8 +58,12 @@ class Registry(Generic[T]):
 
 
 def spelled(part: Any) -> str:
-    fields = ", ".join(f"{f.name}={getattr(part, f.name)!r}" for f in dataclasses.fields(part) if f.init)
-    return f"{part.name}({fields})" if fields else part.name
+    """How a part is asked for. Worked out once, since a part never changes: its spelling is the key of its grades."""
+    known = vars(part)
+    if "_spelling" not in known:
+        fields = ", ".join(f"{f.name}={getattr(part, f.name)!r}" for f in dataclasses.fields(part) if f.init)
+        known["_spelling"] = f"{part.name}({fields})" if fields else part.name
+    return str(known["_spelling"])
 
 
 def brief(part: Any) -> str:

@@ -13,7 +13,7 @@ import anyio
 import numpy as np
 from numpy.typing import NDArray
 
-from forethought.core.budget import Account, Budget
+from forethought.core.budget import NO_LIMITS, Account, Budget
 from forethought.core.cost import ZERO, Cost
 from forethought.core.errors import BudgetEnded
 from forethought.core.trace import Event, MemoryTrace, Path, Trace
@@ -38,7 +38,7 @@ class Seeded:
     run: int
 
     def seed(self, place: Path) -> int:
-        digest = blake2b(b"%d:" % self.run + b".".join(b"%d" % p for p in place), digest_size=8).digest()
+        digest = blake2b(f"{self.run}:{'.'.join(map(str, place))}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") >> 1
 
     def choose(self, place: Path, probs: Sequence[float]) -> int:
@@ -92,7 +92,7 @@ class Run:
     physical_calls: int = 0
     again: list[Path] = field(default_factory=list)  # calls in flight when an earlier life ended, issued again
     dropped: int = 0
-    short: bool = False  # the budget cut a draft or a round of grading short
+    short: bool = False  # the budget cut a draft, a race or a round of grading short
 
 
 class Call:
@@ -124,7 +124,7 @@ class Scope:
     @classmethod
     def root(cls, run: Run | None = None, budget: Budget | None = None) -> Scope:
         """The first place of a run. Limits on seconds need `limit` besides: time is only kept inside it."""
-        return cls(run or Run(), Account(None, budget.limits if budget else None))
+        return cls(run or Run(), Account(None, budget.limits if budget else NO_LIMITS))
 
     def next(self) -> Path:
         """The place of the next thing that happens here."""
@@ -151,6 +151,10 @@ class Scope:
     def call(self) -> Call:
         place = self.next()
         return Call(place, self.run.source.seed(place))
+
+    def recorded(self, kind: str) -> Event | None:
+        """What an earlier life of the run recorded of the call that comes next here: it is not bought again."""
+        return self.run.trace.recorded((*self.path, self._tick + 1), kind)
 
     def fork(self, n: int) -> list[Scope]:
         """`n` child places."""

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -208,8 +208,8 @@ class StoredTrace:
         place = ".".join(map(str, event.place))
         return self._run, place, event.kind, event.start, json.dumps(cost), json.dumps(event.data)
 
-    async def write(self, event: Event) -> None:
-        await self._store.write(self._row(event))
+    def write(self, event: Event) -> Awaitable[None]:
+        return self._store.write(self._row(event))
 
     def note(self, event: Event) -> None:
         self._store.add(self._row(event))

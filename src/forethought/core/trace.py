@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from forethought.core.cost import ZERO, Cost
@@ -27,8 +27,8 @@ class Trace(Protocol):
         """The event that an earlier life of this run recorded at this place, if any."""
         ...
 
-    async def write(self, event: Event) -> None:
-        """Record a result. When this returns, the event survives the end of the process."""
+    def write(self, event: Event) -> Awaitable[None]:
+        """Record a result. When this has been awaited, the event survives the end of the process."""
         ...
 
     def note(self, event: Event) -> None:

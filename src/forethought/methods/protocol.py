@@ -14,8 +14,9 @@ from forethought.methods.by import By
 Law = Literal["proper", "invariant", "greedy"]
 """proper: keeps the unnormalised measure in expectation. invariant: a Markov kernel that keeps its target. greedy: neither."""
 
-Need = Literal["continue", "logprobs", "loglikelihood", "process"]
-"""An ability of the model, or `process`: a verifier that grades unfinished drafts."""
+Need = Literal["continue", "logprobs", "loglikelihood", "grades", "process", "instructions"]
+"""An ability of the model; `grades`: a verifier; `process`: one that grades unfinished drafts; `instructions`: a model that
+reads what it is told besides the problem, which the embedded reasoner does not. Parameters may add to an instance's needs."""
 
 
 class Method(Protocol):

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import Any
 
 from forethought.core.call import Data, bought
-from forethought.core.cost import Cost
+from forethought.core.cost import ZERO, Cost
 from forethought.core.errors import BudgetEnded
 from forethought.core.scope import Call, Scope
 from forethought.models.protocol import Completion, Model, Request
@@ -18,16 +18,23 @@ async def extend(model: Model, request: Request, at: Scope) -> Completion:
 
     Raises BudgetEnded if not even one token fits, ModelError if the model fails.
     """
-    asked = request.max_tokens
-    request, bound = fitting(model, request, at)
+    key: dict[str, Any] = {"asked": digest(request), "model": model.name}
+    asked, earlier = request.max_tokens, at.recorded("sample")
+    bound, most = ZERO, asked
+    if earlier is not None:  # it fitted then; what a remote model can cost may be told otherwise today
+        most = earlier.data.get("most", asked)
+    else:
+        request, bound = fitting(model, request, at)
+        most = request.max_tokens
+        if most < asked:
+            key["most"] = most
 
     async def act(call: Call) -> tuple[Completion, Cost]:
         completion = await model.extend(request, call)
         return completion, completion.cost
 
-    key = {"asked": digest(request), "model": model.name}
     completion = await bought(at, "sample", key, bound, act, to_json, from_json)
-    at.run.short |= completion.finish == "length" and request.max_tokens < asked
+    at.run.short |= completion.finish == "length" and most < asked
     return completion
 
 
@@ -51,6 +58,7 @@ def digest(request: Request) -> str:
     """A short name of what was asked, to notice that a record belongs to another program."""
     said = [part for m in request.messages for part in (m["role"], m["content"])]
     how = f"{request.max_tokens} {request.temperature} {request.top_p} {request.min_p} {request.logprobs} {request.forced}"
+    how += request.schema or ""
     asked = "\0".join([*said, request.draft.text, *request.stop, how])
     return blake2b(asked.encode(), digest_size=6).hexdigest()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from forethought.core.errors import UsageError
 from forethought.core.registry import unknown
+from forethought.models.price import Price
 from forethought.models.protocol import Model
 
 KINDS = {
@@ -23,9 +24,14 @@ def default_name() -> str:
 
 
 @functools.cache
-def model_named(name: str) -> Model:
-    """The model of this name. Loads nothing yet. Raises UsageError if the name is unknown or its files are not there."""
+def model_named(name: str, price: Price | None = None) -> Model:
+    """The model of this name; an endpoint's tokens may have a price.
+
+    Loads nothing yet. Raises UsageError if the name is unknown or its files are not there.
+    """
     kind, _, rest = name.partition(":")
+    if price is not None and kind != "openai":
+        raise UsageError(f"{name} runs here and has no price; endpoints (openai:MODEL@URL) do")
     if name == "reasoner":
         from forethought.models.local import Local
         from forethought.reasoner.loader import folder
@@ -40,7 +46,7 @@ def model_named(name: str) -> Model:
     if kind == "openai" and rest:
         from forethought.models.openai import OpenAI
 
-        return OpenAI.parse(name)
+        return OpenAI.parse(name, price)
     raise UsageError(unknown("model", name, KINDS))
 
 

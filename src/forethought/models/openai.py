@@ -52,12 +52,12 @@ class OpenAI:
         self._rendered: dict[tuple[str, ...], str] = {}
 
     @classmethod
-    def parse(cls, spec: str) -> OpenAI:
+    def parse(cls, spec: str, price: Price | None = None) -> OpenAI:
         """Read `openai:MODEL@http://host:port/v1`; the key comes from OPENAI_API_KEY, or there is none."""
         found = SPELLING.fullmatch(spec.strip())
         if not found:
             raise UsageError(f"cannot read the model '{spec}': write it as openai:MODEL@http://host:port/v1")
-        return cls(found["model"], found["url"], os.environ.get("OPENAI_API_KEY"))
+        return cls(found["model"], found["url"], os.environ.get("OPENAI_API_KEY"), price)
 
     @property
     def name(self) -> str:
@@ -115,6 +115,8 @@ class OpenAI:
             raise UsageError(f"{self.name} cannot continue a partial answer")
         if request.min_p and not dialect.extras:
             raise UsageError(f"{self.name} knows no min_p")
+        if request.schema is not None and not dialect.schemas:
+            raise UsageError(f"{self.name} follows no schemas")
         if request.forced:
             raise UsageError(f"{self.name} takes no forced tokens; the local models do")
 

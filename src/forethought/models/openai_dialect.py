@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -35,6 +36,7 @@ class Dialect:
     continuing: Continuing | None = "flag"
     logprobs: bool = True
     seeds: bool = True
+    schemas: bool = True
     overhead: int = 128
 
     @property
@@ -44,6 +46,7 @@ class Dialect:
             "continue": self.continuing is not None,
             "logprobs": self.logprobs,
             "seed": self.seeds,
+            "schema": self.schemas,
         }
         return frozenset(ability for ability, there in can.items() if there)
 
@@ -92,6 +95,9 @@ class Dialect:
                 chat |= {"continue_final_message": True, "add_generation_prompt": False}
         if request.logprobs is not None:
             chat |= {"logprobs": True, "top_logprobs": request.logprobs}
+        if request.schema is not None:
+            schema = {"name": "answer", "strict": True, "schema": json.loads(request.schema)}
+            chat["response_format"] = {"type": "json_schema", "json_schema": schema}
         return chat
 
 
@@ -103,6 +109,8 @@ COUNT: tuple[Message, ...] = ({"role": "user", "content": "Write the numbers fro
 HALF, REST = Draft(None, "one\ntwo\nthree\nfour\n"), "five"
 DIGITS: tuple[Message, ...] = ({"role": "user", "content": "Count from 1 to 9 in digits, separated by spaces."},)
 STORY: tuple[Message, ...] = ({"role": "user", "content": "Write the first line of a story that nobody has told yet."},)
+ONLY = """{"type": "object", "properties": {"a": {"type": "string", "enum": ["b"]}}, "required": ["a"],
+ "additionalProperties": false}"""
 
 
 async def probe(ask: Ask, llama: bool) -> Dialect:
@@ -110,6 +118,7 @@ async def probe(ask: Ask, llama: bool) -> Dialect:
     dialect = await _plain(ask, llama)
     dialect = await _continuing(ask, dialect)
     dialect = replace(dialect, logprobs=await _logprobs(ask, dialect))
+    dialect = replace(dialect, schemas=await _schemas(ask, dialect))
     return replace(dialect, seeds=await _seeds(ask, dialect))
 
 
@@ -153,6 +162,17 @@ async def _logprobs(ask: Ask, dialect: Dialect) -> bool:
             raise
         return False
     return bool(reply.logprobs)
+
+
+async def _schemas(ask: Ask, dialect: Dialect) -> bool:
+    """Whether a schema that leaves no choice is followed. A server that knows none ignores or refuses it."""
+    try:
+        reply = await ask(Request(DIGITS, max_tokens=24, temperature=0.0, schema=ONLY), 0, dialect, 2)
+    except RefusedError as error:
+        if error.status is None:
+            raise
+        return False
+    return "".join(reply.text.split()) == '{"a":"b"}'
 
 
 async def _seeds(ask: Ask, dialect: Dialect) -> bool:

@@ -1,12 +1,12 @@
-"""HTTP to an OpenAI-compatible server: one client a loop, server-sent events, bounded retries."""
+"""HTTP to an OpenAI-compatible server: connections by the loop, server-sent events, bounded retries."""
 
 from __future__ import annotations
 
 import email.utils
 import json
 import time
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol
 
 import anyio
@@ -18,7 +18,7 @@ from forethought.core.errors import ModelError
 ATTEMPTS = 5
 LONGEST_WAIT = 60.0  # seconds; a server that asks for more is not waited for
 AT_ONCE = 1000  # connections; more requests wait for one
-IDLE = 100  # connections kept; the pool of httpx2 looks at each of them for every request
+IDLE = 100  # connections kept open for later
 RETRIED = frozenset({408, 409, 429})
 
 Frame = Mapping[str, Any]
@@ -49,33 +49,75 @@ class Sink(Protocol):
     def take(self, frame: Frame) -> None: ...
 
 
+class Lanes:
+    """The connections of one event loop: a client of httpx2 for each, of which the one used last is used next.
+
+    One client for all would look at each of its connections twice a request, which is most of the time of a request that
+    is one of many. All that concerns a single connection (proxies, certificates, keeping it alive, opening it again) is
+    still httpx2's.
+    """
+
+    def __init__(self, headers: Mapping[str, str], timeout: httpx2.Timeout, certificates: bool) -> None:
+        self._headers, self._timeout = headers, timeout
+        self._tls = httpx2.create_ssl_context(verify=certificates)  # once: loading certificates takes 0.03 s
+        self._slots = anyio.Semaphore(AT_ONCE, fast_acquire=True)
+        self._idle: list[httpx2.AsyncClient] = []
+        self._all: set[httpx2.AsyncClient] = set()
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """A client for one request at a time."""
+        async with self._slots:
+            client = self._idle.pop() if self._idle else self._open()
+            try:
+                yield client
+            finally:
+                if len(self._idle) < IDLE:
+                    self._idle.append(client)
+                else:
+                    await self._close(client)
+
+    def _open(self) -> httpx2.AsyncClient:
+        single = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
+        client = httpx2.AsyncClient(headers=self._headers, timeout=self._timeout, limits=single, verify=self._tls)
+        self._all.add(client)
+        return client
+
+    async def _close(self, client: httpx2.AsyncClient) -> None:
+        self._all.discard(client)
+        with anyio.CancelScope(shield=True):
+            await client.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection, those in use too."""
+        for client in list(self._all):
+            await self._close(client)
+
+
 class Wire:
-    """The connection to one endpoint. `timeout` is in seconds without a single byte."""
+    """The way to one endpoint. `timeout` is in seconds without a single byte."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float) -> None:
         self.base_url = base_url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = httpx2.Timeout(timeout, connect=min(timeout, 10.0), pool=None)
-        self._clients: RunVar[httpx2.AsyncClient] = RunVar("client")
+        self._urls: dict[str, httpx2.URL] = {}
+        self._lanes: RunVar[Lanes | None] = RunVar("lanes")
 
     @property
-    def client(self) -> httpx2.AsyncClient:
-        client = self._clients.get(None)
-        if client is None or client.is_closed:
-            client = httpx2.AsyncClient(
-                headers=self._headers,
-                timeout=self._timeout,
-                limits=httpx2.Limits(max_connections=AT_ONCE, max_keepalive_connections=IDLE),
-                verify=self.base_url.startswith("https:"),  # loading certificates takes 0.1 s: not for plain http
-            )
-            self._clients.set(client)
-        return client
+    def lanes(self) -> Lanes:
+        lanes = self._lanes.get(None)
+        if lanes is None:
+            lanes = Lanes(self._headers, self._timeout, self.base_url.startswith("https:"))
+            self._lanes.set(lanes)
+        return lanes
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
-        client = self._clients.get(None)
-        if client is not None:
-            await client.aclose()
+        lanes = self._lanes.get(None)
+        self._lanes.set(None)
+        if lanes is not None:
+            await lanes.aclose()
 
     async def get(self, path: str) -> Any:
         """The JSON at `path`. Raises RefusedError."""
@@ -87,7 +129,8 @@ class Wire:
 
     async def _json(self, verb: str, url: str, body: Frame | None) -> Any:
         try:
-            response = await self.client.request(verb, url, json=body)
+            async with self.lanes.lane() as client:
+                response = await client.request(verb, url, json=body)
         except httpx2.TransportError as error:
             raise RefusedError(f"cannot reach {self.base_url}: {_cause(error)}", None) from None
         if response.status_code != 200:
@@ -117,10 +160,16 @@ class Wire:
             await anyio.sleep(wait)
             attempt += 1
 
+    def _url(self, path: str) -> httpx2.URL:
+        """Parsed once: parsing takes as long as all else about building a request."""
+        if path not in self._urls:
+            self._urls[path] = httpx2.URL(self.base_url + path)
+        return self._urls[path]
+
     async def _stream_once(self, path: str, body: Frame, sink: Sink) -> None:
-        url, lines, failed = self.base_url + path, Lines(self.base_url), None
+        url, lines, failed = self._url(path), Lines(self.base_url), None
         try:
-            async with self.client.stream("POST", url, json=body) as response:
+            async with self.lanes.lane() as client, client.stream("POST", url, json=body) as response:
                 if response.status_code != 200:
                     raise await _refusal(url, response)
                 if "event-stream" not in response.headers.get("content-type", ""):
@@ -167,7 +216,7 @@ def _status(error: Any) -> int:
     return code if isinstance(code, int) else 500
 
 
-async def _refusal(url: str, response: httpx2.Response) -> RefusedError:
+async def _refusal(url: str | httpx2.URL, response: httpx2.Response) -> RefusedError:
     body = await response.aread()
     try:
         message = _message(json.loads(body))

@@ -10,10 +10,10 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.problem import Message
 from forethought.core.scope import Call
 
-Ability = Literal["extend", "continue", "logprobs", "loglikelihood", "seed", "ordered"]
+Ability = Literal["extend", "continue", "logprobs", "loglikelihood", "seed", "ordered", "schema"]
 """extend: answers a prompt. continue: goes on from a partial assistant text. logprobs: of the chosen tokens.
 loglikelihood: scores a given text. seed: the same seed gives the same text. ordered: races are decided by critical
-tokens, not by arrival (see `race`)."""
+tokens, not by arrival (see `race`). schema: writes JSON by a schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Request:
 
     `stop` strings end the sample and are kept in its text. `forced` token ids are taken as if the model had chosen them.
     `logprobs` asks for that many alternatives at each token besides the chosen one; None asks for none at all.
+    `schema` is a JSON schema, as text, that the answer has to follow; it needs the ability.
     """
 
     messages: tuple[Message, ...]
@@ -33,6 +34,7 @@ class Request:
     min_p: float = 0.0
     logprobs: int | None = None
     forced: tuple[int, ...] = ()
+    schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from forethought.reasoner.vocabulary import EOS, PAD
 from forethought.tasks.generated import GeneratedTask
 
 Asked = tuple[GeneratedTask, Problem]
-DRAFTED = (0.3, 0.5, 0.2)  # shares of chain, countdown and procedure
+DRAFTED = (0.25, 0.6, 0.15)  # shares of chain, countdown and procedure
 
 
 def sample(
@@ -44,17 +44,21 @@ def near_the_middle(rng: random.Random) -> Asked:
 
 
 def label(asked: Asked, completion: list[int], tokenizer: Tokenizer) -> Example | None:
-    """Whether the draft is right so far, at the last token of each step; None for a draft without a whole step."""
+    """Every token with the truth about its step: is the draft right so far? None for a draft without a whole step.
+
+    What is read is the grade at a step's last token. That its earlier tokens learn to foretell it makes a step's
+    verdict many labels instead of one, and grades of unfinished steps mean something.
+    """
     (task, problem), prompt = asked, prompt_ids(asked[1], tokenizer)
     right = task.right_so_far(tokenizer.decode(completion, skip_special_tokens=True), problem)
     breaks = {tokenizer.token_to_id("\n"), tokenizer.token_to_id(EOS)}
     ends = [place for place, token in enumerate(completion) if token in breaks][: len(right)]
     if not ends:
         return None
-    labels = [IGNORED] * (len(prompt) + len(completion))
+    labels = [IGNORED] * len(prompt)
     for end, good in zip(ends, right, strict=False):
-        labels[len(prompt) + end] = int(good)
-    return Example([*prompt, *completion], labels)
+        labels += [int(good)] * (len(prompt) + end + 1 - len(labels))
+    return Example([*prompt, *completion], labels + [IGNORED] * (len(prompt) + len(completion) - len(labels)))
 
 
 def collect(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, count: int) -> list[Example]:
@@ -77,6 +81,24 @@ def collect(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, count: int
     return found
 
 
-def forever(examples: list[Example], rng: random.Random) -> Iterator[Example]:
+def mixed(examples: list[Example], tokenizer: Tokenizer, rng: random.Random) -> Iterator[Example]:
+    """Without end: a draft of the generator, then an attempt of our own, in turn.
+
+    Drafts show how the generator errs; attempts are never seen twice, so they cannot be learned by heart.
+    """
     while True:
-        yield from rng.sample(examples, len(examples))
+        for example in rng.sample(examples, len(examples)):
+            yield example
+            yield attempt(rng, tokenizer)
+
+
+def attempt(rng: random.Random, tokenizer: Tokenizer) -> Example:
+    """A labelled text that goes wrong about once, of any difficulty up to half beyond the middle."""
+    task = rng.choices(TASKS, DRAFTED)[0]
+    levels = [d for d in task.difficulties if d <= 1.5 * task.middle]
+    difficulty = min(rng.choice(levels), rng.choice(levels))
+    problem = task.problem(difficulty, rng.getrandbits(62), "train")
+    text = task.attempt(problem, rng, slip=1 / (1 + difficulty))
+    example = label((task, problem), tokenizer.encode(text + EOS, add_special_tokens=False).ids, tokenizer)
+    assert example is not None
+    return example

@@ -19,6 +19,7 @@ from forethought.tasks.procedure import Procedure
 TASKS: tuple[GeneratedTask, ...] = (Chain(), Countdown(), Procedure())
 EARLY, LATE = (0.40, 0.35, 0.25), (0.15, 0.55, 0.30)  # shares of the tasks; search is learned last and slowest
 LEVELS = {"countdown": (5, 6, 6, 3, 2, 1)}  # weights of the difficulties once the forms are known; else see `level`
+SLIP = 0.02  # the chance that a step of a text to learn from goes wrong, so that samples err here and there
 IGNORED = -100  # positions without a loss, as torch's cross entropy spells it
 
 
@@ -55,10 +56,10 @@ def prompt_ids(problem: Problem, tokenizer: Tokenizer) -> list[int]:
 
 
 def solved(rng: random.Random, tokenizer: Tokenizer, *, late: bool) -> Example:
-    """A problem with a right solution; the loss is on the solution only."""
+    """A problem with a solution whose steps slip now and then; the loss is on the solution only."""
     task, problem = draw_problem(rng, late=late)
     prompt = prompt_ids(problem, tokenizer)
-    solution = tokenizer.encode(task.solution(problem) + EOS, add_special_tokens=False).ids
+    solution = tokenizer.encode(task.attempt(problem, rng, SLIP) + EOS, add_special_tokens=False).ids
     ids = [*prompt, *solution]
     return Example(ids[:-1], [IGNORED] * (len(prompt) - 1) + solution)
 

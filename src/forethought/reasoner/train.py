@@ -17,8 +17,9 @@ import torch
 import typer
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedModel
 
+from forethought.bench.stats import area_under_curve
 from forethought.reasoner import vocabulary
-from forethought.reasoner.drafts import Asked, collect, forever, sample
+from forethought.reasoner.drafts import Asked, collect, mixed, sample
 from forethought.reasoner.examples import IGNORED, TASKS, Batch, Example, batches, solved
 from forethought.reasoner.loop import Stage, train
 
@@ -28,6 +29,7 @@ TOKENS_PER_BATCH, POOL = 4096, 1024
 PROBES = {"chain": (1, 4, 8, 12), "countdown": (1, 2, 4), "procedure": (1, 4, 8, 12)}
 TOKENIZER = vocabulary.build()
 PAD, BOS, EOS = (TOKENIZER.get_vocab()[t] for t in (vocabulary.PAD, vocabulary.BOS, vocabulary.EOS))
+BREAK = TOKENIZER.token_to_id("\n")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -73,26 +75,35 @@ def greedy_accuracy(model: torch.nn.Module, problems: int = 40) -> dict[str, flo
     return found
 
 
-def area_under_curve(right: torch.Tensor, scores: torch.Tensor) -> float:
-    """The chance that a right step scores above a wrong one (Mann-Whitney, ties by half)."""
-    good, bad = scores[right], scores[~right]
-    above = (good[:, None] > bad[None, :]).float() + 0.5 * (good[:, None] == bad[None, :]).float()
-    return float(above.mean())
-
-
 def step_auc(held_out: list[Example]) -> Callable[[torch.nn.Module], dict[str, float]]:
+    """The area under the curve at the ends of steps, by task: pooled, and the mean within one step number.
+
+    The first alone flatters: how far a draft has come tells much of whether it is still right.
+    """
+
     def measure(model: torch.nn.Module) -> dict[str, float]:
-        model.eval()
-        labels, scores = [], []
-        with torch.inference_mode():
-            for example in held_out:
-                logits = model(input_ids=torch.tensor([example.ids], device=DEVICE)).logits[0]
-                known = torch.tensor(example.labels) != IGNORED
-                labels.append(torch.tensor(example.labels)[known])
-                scores.append((logits[:, 1] - logits[:, 0]).cpu()[known])
-        return {"auc": round(area_under_curve(torch.cat(labels) == 1, torch.cat(scores)), 4)}
+        found = {}
+        for task in TASKS:
+            mine = [e for e in held_out if TOKENIZER.decode(e.ids[1:2]).strip() == task.name]
+            steps = [step for example in mine for step in step_scores(model, example)]
+            by_number = [[step for step in steps if step[0] == n] for n in {n for n, _, _ in steps}]
+            found[task.name] = area_of(steps)
+            found[f"{task.name} within"] = float(torch.tensor([area_of(same) for same in by_number]).nanmean())
+        return {name: round(area, 4) for name, area in found.items()}
 
     return measure
+
+
+@torch.inference_mode()
+def step_scores(model: torch.nn.Module, example: Example) -> list[tuple[int, bool, float]]:
+    """The number of each step of a labelled draft, whether it is right so far, and its score."""
+    logits = model.eval()(input_ids=torch.tensor([example.ids], device=DEVICE)).logits[0].cpu()
+    ends = [i for i, label in enumerate(example.labels) if label != IGNORED and example.ids[i] in (BREAK, EOS)]
+    return [(n, example.labels[i] == 1, float(logits[i, 1] - logits[i, 0])) for n, i in enumerate(ends)]
+
+
+def area_of(steps: list[tuple[int, bool, float]]) -> float:
+    return area_under_curve([right for _, right, _ in steps], [score for _, _, score in steps])
 
 
 def generator(steps: int, *, late: bool) -> Stage:
@@ -104,13 +115,14 @@ def generator(steps: int, *, late: bool) -> Stage:
 
 def reward(steps: int, trained: LlamaForCausalLM, drafts: Path, count: int) -> Stage:
     examples = collect(trained, TOKENIZER, drafts, count)
+    random.Random(0).shuffle(examples)  # they were drawn in batches of similar length
     held_out, rest = examples[:500], examples[500:]
     model = LlamaForTokenClassification(architecture(REWARD_LAYERS)).to(DEVICE)  # type: ignore[no-untyped-call, arg-type]
     model.model.load_state_dict(trained.model.state_dict(), strict=False)
     for layer in model.model.layers[trained.config.num_hidden_layers :]:  # begin as the identity
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
-    stream = batched(lambda rng: forever(rest, rng))
+    stream = batched(lambda rng: mixed(rest, TOKENIZER, rng))
     return Stage("reward", model, stream, labelled_loss, step_auc(held_out), steps, 200, muon_lr=0.01, adam_lr=0.001)
 
 
@@ -124,9 +136,9 @@ def finish(model: torch.nn.Module, folder: Path) -> None:
 def main(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the finished models.")],
     only: Annotated[Literal["generator", "reward"] | None, typer.Option(help="Train one of the two.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of the generator.")] = 4000,
-    reward_steps: Annotated[int, typer.Option(help="Optimizer steps of the reward model.")] = 1200,
-    drafts: Annotated[int, typer.Option(help="Drafts that the reward model learns from.")] = 8_000,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of the generator.")] = 5000,
+    reward_steps: Annotated[int, typer.Option(help="Optimizer steps of the reward model.")] = 2000,
+    drafts: Annotated[int, typer.Option(help="Drafts that the reward model learns from.")] = 12_000,
 ) -> None:
     if only != "reward":
         train(generator(steps, late=False), out / "generator", until=int(LATE_FROM * steps))

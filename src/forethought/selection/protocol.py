@@ -62,4 +62,9 @@ class Selection(Protocol):
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict: ...
 
 
+def wants_grades(selection: Selection) -> bool:
+    """Whether it reads the grades of finished drafts."""
+    return "grades" in selection.needs
+
+
 selections: Registry[Selection] = Registry("selection")

@@ -24,7 +24,7 @@ def apply(value: int, sign: str, operand: int) -> int:
 class Chain:
     """Apply numbered operations to a number, modulo 100. Difficulty is the number of operations.
 
-    Operands have one digit up to difficulty 8; beyond, a growing share has two, up to one half at difficulty 20.
+    Operands have one digit up to difficulty 8; beyond, a growing share has two, up to three fifths at difficulty 20.
     One operation a line, and a solution that repeats the line's number: the next operation is found by a local copy,
     so errors come from the arithmetic and difficulty from the length.
     """
@@ -36,7 +36,7 @@ class Chain:
     draft_tokens = 260
     checkable = False
     difficulties: Sequence[int] = range(1, 21)
-    middle = 12
+    middle = 10
 
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)
@@ -45,7 +45,7 @@ class Chain:
 
     def _make(self, rng: random.Random, length: int, name: str) -> Problem:
         value = first = rng.randrange(MODULUS)
-        hard = max(0, length - EASY) / 24
+        hard = max(0, length - EASY) / 20
         lines = []
         for number in range(1, length + 1):
             sign = rng.choice("+-*")
@@ -72,10 +72,15 @@ class Chain:
         return first, [(sign, int(operand)) for _, sign, operand in OPERATION.findall(problem.text)]
 
     def solution(self, problem: Problem) -> str:
+        return self.attempt(problem, random.Random(0), 0.0)
+
+    def attempt(self, problem: Problem, rng: random.Random, slip: float) -> str:
         value, operations = self._operations(problem)
         lines = []
         for number, (sign, operand) in enumerate(operations, 1):
             result = apply(value, sign, operand)
+            if rng.random() < slip:
+                result = (result + rng.choice([1, -1, 10, -10, rng.randrange(1, MODULUS)])) % MODULUS
             lines.append(f"{number}) {value}{sign}{operand}={result}\n")
             value = result
         return "".join(lines) + f"answer: {value}"

@@ -16,6 +16,7 @@ from forethought.tasks.generated import Split, check_difficulty, draw
 
 LARGEST = 99
 ANY = "+-*/"
+MISCOUNTED = 0.2  # the share of wrong steps whose result is false
 PROMPT = re.compile(r"countdown (\d{1,2}(?: \d{1,2})+) = (\d{1,2})\n")
 STEP = re.compile(r"(?<!\d)(\d{1,3})([-+*/])(\d{1,3})=(\d{1,3}) \| (\d{1,3}(?: \d{1,3})*) ?\n?")
 EXPRESSION = re.compile(r"[-+*/() 0-9]{1,1000}")
@@ -26,7 +27,7 @@ SIGNS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Div: operator.truediv,
 }
 # How many numbers, up to which, and the operations that lead from them to the target.
-LEVELS = {1: (2, 9, "+"), 2: (3, 9, ANY), 3: (3, 20, ANY), 4: (4, 9, ANY), 5: (4, 20, ANY), 6: (5, 20, ANY)}
+LEVELS = {1: (2, 49, "+-"), 2: (3, 9, ANY), 3: (3, 20, ANY), 4: (4, 9, ANY), 5: (4, 20, ANY), 6: (5, 20, ANY)}
 
 
 def results(a: int, b: int) -> Iterator[tuple[str, int, int, int]]:
@@ -53,6 +54,15 @@ def reachable(numbers: tuple[int, ...], target: int) -> bool:
 
 def rest_of(numbers: Sequence[int], i: int, j: int) -> list[int]:
     return [n for k, n in enumerate(numbers) if k not in (i, j)]
+
+
+def moves(numbers: Sequence[int], rng: random.Random) -> Iterator[tuple[tuple[str, int, int, int], list[int]]]:
+    """Every legal operation on two of the numbers with the numbers that it leaves alone, pairs in random order."""
+    pairs = list(combinations(range(len(numbers)), 2))
+    for i, j in rng.sample(pairs, len(pairs)):
+        legal = list(results(numbers[i], numbers[j]))
+        for operation in rng.sample(legal, len(legal)):
+            yield operation, rest_of(numbers, i, j)
 
 
 def evaluate(sign: str, left: int, right: int) -> int | None:
@@ -154,17 +164,22 @@ class Countdown:
         return sorted(used) == sorted(map(str, numbers)) and value_of(answer) == target
 
     def solution(self, problem: Problem) -> str:
+        return self.attempt(problem, random.Random(problem.text), 0.0)
+
+    def attempt(self, problem: Problem, rng: random.Random, slip: float) -> str:
+        """A step that goes wrong is any legal operation, most often one that leads away from the target, or a false result."""
         numbers, target = self._asked(problem)
-        rng = random.Random(problem.text)
         lines = []
         while len(numbers) > 1:
-            i, j = rng.sample(range(len(numbers)), 2)
-            for sign, high, low, value in rng.sample(legal := list(results(numbers[i], numbers[j])), len(legal)):
-                left = [value, *rest_of(numbers, i, j)]
-                if reachable(tuple(sorted(left)), target):
-                    lines.append(f"{high}{sign}{low}={value} | {' '.join(map(str, left))}\n")
-                    numbers = left
-                    break
+            astray = rng.random() < slip
+            (sign, high, low, value), rest = next(
+                (m for m in moves(numbers, rng) if astray or reachable(tuple(sorted([m[0][3], *m[1]])), target)),
+                next(moves(numbers, rng)),  # the target is out of reach already
+            )
+            if astray and rng.random() < MISCOUNTED:
+                value = rng.choice([n for n in range(1, LARGEST + 1) if n != value])
+            numbers = [value, *rest]
+            lines.append(f"{high}{sign}{low}={value} | {' '.join(map(str, numbers))}\n")
         return "".join(lines).rstrip("\n")
 
     def right_so_far(self, text: str, problem: Problem) -> list[bool]:

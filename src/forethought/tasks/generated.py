@@ -37,6 +37,10 @@ class GeneratedTask(Task, Protocol):
         """A right text for this problem, as the reasoner is trained to write it."""
         ...
 
+    def attempt(self, problem: Problem, rng: random.Random, slip: float) -> str:
+        """A text of a solution's form whose steps each go wrong with chance `slip`; what follows builds on the slip."""
+        ...
+
     def right_so_far(self, text: str, problem: Problem) -> list[bool]:
         """For each step of the text: can the draft up to here still end in a right answer without undoing anything?"""
         ...

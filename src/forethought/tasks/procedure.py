@@ -26,6 +26,13 @@ OPERATIONS: dict[str, Callable[[str], str]] = {
 }
 
 
+def changed(state: str, rng: random.Random) -> str:
+    """The state with two letters exchanged, or with another letter where that changes nothing."""
+    i, j = sorted(rng.sample(range(len(state)), 2))
+    letter = state[j] if state[i] != state[j] else rng.choice(ALPHABET.replace(state[i], ""))
+    return state[:i] + letter + state[i + 1 : j] + state[i] + state[j + 1 :]
+
+
 class Procedure:
     """Apply numbered operations to a string of letters. Difficulty is the number of operations; strings grow with it."""
 
@@ -36,7 +43,7 @@ class Procedure:
     draft_tokens = 300
     checkable = False
     difficulties: Sequence[int] = range(1, 21)
-    middle = 11
+    middle = 10
 
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)
@@ -68,10 +75,15 @@ class Procedure:
         return None if problem.reference is None else answer == problem.reference
 
     def solution(self, problem: Problem) -> str:
+        return self.attempt(problem, random.Random(0), 0.0)
+
+    def attempt(self, problem: Problem, rng: random.Random, slip: float) -> str:
         state = problem.text.split("\n", 1)[0].removeprefix("procedure ")
         lines = []
         for number, word in enumerate(LINE.findall(problem.text), 1):
             state = OPERATIONS[word](state)
+            if rng.random() < slip:
+                state = changed(state, rng)
             lines.append(f"{number}) {word} {state}\n")
         return "".join(lines) + f"answer: {state}"
 

@@ -1,7 +1,44 @@
 """Verifiers: what gives drafts grades. Importing this package registers those below."""
 
-from forethought.verifiers import exact, process
+from forethought.verifiers import (
+    agreement,
+    classifier,
+    code,
+    endpoint,
+    exact,
+    judge,
+    logic,
+    mathematics,
+    overconfident,
+    pattern,
+    process,
+    reward_token,
+    self_eval,
+)
+from forethought.verifiers.comparing import Comparer, compared
 from forethought.verifiers.grading import grade_all, grade_of
 from forethought.verifiers.protocol import Aggregation, Verifier, aggregate, verifiers
 
-__all__ = ["Aggregation", "Verifier", "aggregate", "exact", "grade_all", "grade_of", "process", "verifiers"]
+__all__ = [
+    "Aggregation",
+    "Comparer",
+    "Verifier",
+    "aggregate",
+    "agreement",
+    "classifier",
+    "code",
+    "compared",
+    "endpoint",
+    "exact",
+    "grade_all",
+    "grade_of",
+    "judge",
+    "logic",
+    "mathematics",
+    "overconfident",
+    "pattern",
+    "process",
+    "reward_token",
+    "self_eval",
+    "verifiers",
+]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass
 
 from forethought.core.call import Data, bought
 from forethought.core.cost import Cost
@@ -31,16 +30,16 @@ class Grading:
 
     async def __call__(self, particle: Particle[Draft], at: Scope) -> Particle[Draft]:
         draft, need = particle.state, self.bound(particle)
-        if not at.account.fits(need):
+        if at.recorded("grade") is None and not at.account.fits(need):
             raise BudgetEnded("the budget has no room to grade another draft")
 
         async def act(call: Call) -> tuple[Grade, Cost]:
             grade, cost = await self.verifier.grade(draft, self.problem, self.task, call)
-            return replace(grade, cost=cost), cost
+            return Grade(grade.value, grade.steps, cost), cost
 
-        grade = await bought(at, "grade", {"verifier": str(self.verifier)}, need, act, to_json, from_json)
-        grades = MappingProxyType({**draft.grades, str(self.verifier): grade})
-        return Particle(replace(draft, grades=grades), particle.logw, particle.done)
+        name = str(self.verifier)
+        grade = await bought(at, "grade", {"verifier": name}, need, act, to_json, from_json)
+        return Particle(draft.graded(name, grade), particle.logw, particle.done)
 
 
 def to_json(grade: Grade) -> Data:
@@ -56,7 +55,7 @@ async def grade_all(
 ) -> list[Particle[Draft]]:
     """Grade every living draft that has no grade yet, ended or not, in one round. Keeps the measure."""
     key = str(verifier)
-    opened = [Particle(p.state, p.logw, done=key in p.state.grades) for p in pop]
+    opened = [p if p.done == (key in p.state.grades) else Particle(p.state, p.logw, not p.done) for p in pop]
     try:
         graded: Sequence[Particle[Draft]] = await each(opened, Grading(verifier, problem, task), at, failures="fail")
     except BaseException:  # also when a deadline cancels it
@@ -66,7 +65,9 @@ async def grade_all(
 
 
 def closed(before: Population[Draft], after: Population[Draft]) -> list[Particle[Draft]]:
-    return [Particle(new.state, old.logw, old.done) for old, new in zip(before, after, strict=True)]
+    """The graded drafts, ended where they were before."""
+    pairs = zip(before, after, strict=True)
+    return [new if new.done == old.done else Particle(new.state, new.logw, old.done) for old, new in pairs]
 
 
 def grade_of(draft: Draft, verifier: Verifier) -> Grade:

@@ -18,7 +18,8 @@ class Verifier(Protocol):
     """Grades one draft a call. Drafts that are graded together meet in the engine, where they are one batch.
 
     A grade is finite, in [0, 1] where it is a probability, and unknown where the verifier cannot tell. Its cost books
-    `verifier_calls` and `verifier_tokens` (uncached input read plus any output) only.
+    `verifier_calls`, `verifier_tokens` (input read, less what the verifier itself has read of the draft before, plus any
+    output) and `usd` only.
     """
 
     @property

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import itertools
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import ClassVar
+
+from forethought.core.blocks import spawn
+from forethought.core.budget import Budget
+from forethought.core.draft import ROOT, Draft
+from forethought.core.population import Particle, Population, ended, log_evidence, posterior
+from forethought.core.problem import Problem
+from forethought.core.registry import require
+from forethought.core.resample import resample
+from forethought.core.scope import Scope
+from forethought.methods.by import By
+from forethought.methods.protocol import Law, Need, methods
+from forethought.methods.weigh import change, weighed
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A conditional particle filter of `n` particles, for the model times the final odds to the power 1 / `temper`.
+
+    The first particle goes along the reference; the others may take its beginning over and go on from there by themselves.
+    They are resampled multinomially from all after every step, finished ones too. Without a reference it is a plain filter.
+    """
+
+    problem: Problem
+    by: By
+    n: int
+    temper: float
+    temperature: float
+
+    async def __call__(self, reference: Draft | None, at: Scope) -> list[Particle[Draft]]:
+        """A population of mass one. A draft drawn from it by weight is the next reference: this leaves the target invariant."""
+        path = [*reference.lineage()][-2::-1] if reference else []
+
+        def gain(draft: Draft) -> float:
+            return change(draft, self.by) / self.temper
+
+        move = weighed(self.problem, self.by, self.by.step(self.problem, self.temperature), gain)
+        pop, pins = spawn(ROOT, self.n), 1 if reference else 0
+        for t in itertools.count():
+            pinned = pop[:pins]
+            if t < len(path):
+                pinned = [pop[0].moved(path[t], gain=gain(path[t]), done=t + 1 == len(path))]
+            pop = [*pinned, *await move(pop[pins:], at)]
+            at.keep(pop)
+            if ended(pop):
+                mass = log_evidence(pop)
+                return [Particle(p.state, p.logw - mass, p.done) for p in pop]
+            free = resample(pop, self.n - pins, posterior(pop), at, "multinomial") if self.n > pins else []
+            pop = [Particle(p.state, 0.0, p.done) for p in [*pop[:pins], *free]]  # all weigh the same now
+        raise AssertionError("unreachable")
+
+
+def drawn(pop: Population[Draft], at: Scope) -> Draft:
+    return pop[at.draw(posterior(pop).tolist())].state
+
+
+@methods.register("particle-gibbs")
+@dataclass(frozen=True)
+class ParticleGibbs:
+    """Sweeps of a particle filter, each conditioned on a draft drawn from the one before; every sweep's particles vote.
+
+    Law: invariant; a sweep keeps the model times the final grade's odds to the power 1 / `temper`, for any `n` (with n=1 it
+    never moves). The population is that of all `sweeps`, each of the same mass; one sweep is a particle filter.
+    Constants: the paper takes `n` particles times `sweeps` for the budget, temper 1, temperature 0.8. It weighs a particle by
+    the odds of its whole prefix at every step; here by their change, without which there is no fixed target.
+    """
+
+    law: ClassVar[Law] = "invariant"
+    needs: ClassVar[frozenset[Need]] = frozenset({"continue", "process"})
+    paper: ClassVar[str] = "Puri et al. 2025, arXiv:2502.01618, algorithm 2; Andrieu, Doucet and Holenstein 2010"
+
+    n: int = 8
+    sweeps: int = 3
+    temper: float = 1.0
+    temperature: float = 0.8
+
+    def __post_init__(self) -> None:
+        require(self.n >= 2, f"particle-gibbs: n must be at least 2, of which one is the reference, not {self.n}")
+        require(self.sweeps >= 1, f"particle-gibbs: sweeps must be at least 1, not {self.sweeps}")
+        require(self.temper > 0, f"particle-gibbs: temper must be positive, not {self.temper}")
+        require(self.temperature >= 0, f"particle-gibbs: temperature must be at least 0, not {self.temperature}")
+
+    async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        sweep = Sweep(problem, by, self.n, self.temper, self.temperature)
+        every: list[Particle[Draft]] = []
+        reference: Draft | None = None
+        for _ in range(self.sweeps):
+            # An unfinished sweep is an answer only where there is no other.
+            with at.limit(Budget()) if every else nullcontext(at) as place:
+                pop = await sweep(reference, place)
+            reference = drawn(pop, at)
+            every += pop
+            at.keep(every)
+        return every

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from forethought.core.draft import ROOT, Draft
+from forethought.core.operators import each
+from forethought.core.population import Particle, Population
+from forethought.core.problem import Problem
+from forethought.core.registry import require
+from forethought.core.scope import Scope
+from forethought.methods.by import By
+from forethought.methods.chances import distinct, likelihood, softmax
+from forethought.methods.foresight import Pair, agreement, clustered, gains, paired
+from forethought.methods.protocol import Law, Need, methods
+from forethought.methods.simulate import keeping
+
+LAST_CLUSTERS = 2
+
+
+@methods.register("phi-decoding")
+@dataclass(frozen=True)
+class PhiDecoding:
+    """phi-Decoding: steps are chosen by what a glance ahead says of them, its likelihood and its agreement with others.
+
+    At each of at most `depth` steps: each of `width` drafts draws `expand` steps; those whose mean log-probability is more
+    than `sigma` deviations below average are dropped (in-width pruning), unless fewer than `width` would stay; each of the
+    others is written to its end once. Its value is the mean log-probability of that foresight, its advantage the gain over
+    its parent's value. `width` steps are drawn without replacement by the average of two softmaxes, of the share of the
+    foresight's cluster and of advantage / `temper`. After `least` steps that cannot end it, the search ends when the largest
+    cluster holds `threshold` of the foresights or all are the same (in-depth pruning). Then all drafts are finished.
+    Law: greedy; the weights are those by which the paper draws its one answer: softmax of advantage / `temper` in the larger
+    of two clusters of the finished drafts, zero elsewhere.
+    Constants as published. Where the released code fails (fewer steps than `width`) or does nothing sensible, this differs:
+    it takes all there are, a finished draft stays and costs nothing more (its last step is its foresight), the last
+    selection before an early end is kept, and a foresight is clustered together with the step it follows.
+    """
+
+    law: ClassVar[Law] = "greedy"
+    needs: ClassVar[frozenset[Need]] = frozenset({"continue", "logprobs"})
+    paper: ClassVar[str] = "Xu et al. 2025, arXiv:2503.13288 (phi-Decoding), and its released code"
+
+    width: int = 4
+    expand: int = 4
+    depth: int = 8
+    least: int = 4
+    clusters: int = 3
+    sigma: float = 1.0
+    threshold: float = 0.69
+    temper: float = 0.1
+    temperature: float = 0.6
+    foresight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, lowest in {"width": 1, "expand": 1, "depth": 0, "least": 0, "clusters": 1}.items():
+            value = getattr(self, name)
+            require(value >= lowest, f"phi-decoding: {name} must be at least {lowest}, not {value}")
+        require(self.sigma >= 0, f"phi-decoding: sigma must be at least 0, not {self.sigma}")
+        require(self.temper > 0, f"phi-decoding: temper must be positive, not {self.temper}")
+        for name in ("temperature", "foresight"):
+            require(getattr(self, name) >= 0, f"phi-decoding: {name} must be at least 0, not {getattr(self, name)}")
+
+    async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        step = by.step(problem, self.temperature, logprobs=0)
+        look = replace(by, grade_drafts=False).draft(problem, self.foresight, logprobs=0)
+        pop, value = [Particle(ROOT)] * self.width, {ROOT: 0.0}
+        seen: list[Particle[Draft]] = []  # the last foresights: finished drafts to answer from
+        for depth in range(self.depth):
+            growing, stay = [p for p in pop if not p.ended], [p for p in pop if p.ended]
+            if not growing:
+                break
+            with keeping(seen, at):
+                drawn = await each([p for p in growing for _ in range(self.expand)], step, at)
+                kept = [*stay, *self.in_width(drawn, self.width - len(stay), at)]
+                seen = await each(kept, look, at)
+            pairs = paired(kept, seen)
+            shares = agreement(pairs, self.clusters)
+            law = softmax(shares) + softmax(gains(pairs, value) / self.temper)
+            chosen = [pairs[i] for i in distinct(law, self.width, at)]
+            pop = [Particle(draft, done=draft.finish is not None) for draft, _ in chosen]
+            value = {draft: likelihood(end) for draft, end in chosen}
+            same = len({end.text for _, end in pairs}) == 1
+            if depth >= self.least and (same or max(shares) >= self.threshold):
+                break
+        with keeping(seen, at):
+            made = await each(pop, by.draft(problem, self.foresight, logprobs=0), at)
+        return self.weighed([pair for pair in paired(pop, made) if pair[1].finished], value) or made
+
+    def in_width(self, drawn: Population[Draft], fewest: int, at: Scope) -> Population[Draft]:
+        """The steps that are likely enough to look ahead from, at least `fewest` if there are as many."""
+        scores = np.array([likelihood(p.state) for p in drawn])
+        enough = scores > np.average(scores) - self.sigma * np.std(scores)
+        law = np.where(enough, 0.0, softmax(scores / self.temper))
+        enough[distinct(law, fewest - int(enough.sum()), at)] = True
+        return [p for p, ok in zip(drawn, enough, strict=True) if ok]
+
+    def weighed(self, pairs: Sequence[Pair], value: dict[Draft, float]) -> list[Particle[Draft]]:
+        """The finished drafts with the chances by which the paper draws one of them."""
+        labels = clustered(pairs, LAST_CLUSTERS)
+        largest = labels == np.bincount(labels).argmax() if pairs else labels
+        law = softmax(np.where(largest, gains(pairs, value) / self.temper, -math.inf))
+        logs = [math.log(p) if p > 0 else -math.inf for p in law.tolist()]
+        return [Particle(end, logw, done=True) for (_, end), logw in zip(pairs, logs, strict=True)]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import ClassVar, Literal
+
+from forethought.core.blocks import resampled, sequentially, spawn
+from forethought.core.draft import ROOT, Draft
+from forethought.core.population import Population
+from forethought.core.problem import Problem
+from forethought.core.registry import require
+from forethought.core.resample import Scheme
+from forethought.core.scope import Scope
+from forethought.methods.by import By
+from forethought.methods.protocol import Law, Need, methods
+from forethought.methods.weigh import weighed
+
+Form = Literal["difference", "max", "sum"]
+
+
+def potentials(rewards: Sequence[float], form: Form) -> list[float]:
+    """The log-potential of each step but the last, which makes up for these (see `Steer`), at strength 1."""
+    if form == "difference":
+        return [later - earlier for earlier, later in pairwise([0.0, *rewards])]
+    return list(accumulate(rewards, max if form == "max" else None))
+
+
+@methods.register("steer")
+@dataclass(frozen=True)
+class Steer:
+    """Feynman-Kac steering: particles drawn along by potentials made of a reward, a constraint on the text, or a classifier.
+
+    Law: proper; the expected measure is the model's times exp(strength * reward of the whole draft), for every `form`.
+    The reward is what the verifier says of the draft so far: its `grade`, or with `of=log` the logarithm of it, which for
+    a constraint (grade 0: see the verifier `pattern`) ends the particle, and for a classifier gives its probability to the
+    power `strength`. An unknown grade is a reward of 0. A step weighs exp(strength * x), where x is the change of the reward
+    (`difference`), the greatest reward so far (`max`) or the sum of all so far (`sum`); the last step of a draft divides by
+    what earlier ones gave, so that the whole is exp(strength * final reward).
+    Constants as published for images: n 4, strength 10, multinomial resampling below an effective sample size of n/2.
+    """
+
+    law: ClassVar[Law] = "proper"
+    needs: ClassVar[frozenset[Need]] = frozenset({"continue", "process"})
+    paper: ClassVar[str] = "Singhal et al. 2025, arXiv:2501.06848, and its released code"
+
+    n: int = 4
+    form: Form = "difference"
+    strength: float = 10.0
+    of: Literal["grade", "log"] = "grade"
+    resampling: Scheme = "multinomial"
+    ess: float = 0.5
+    temperature: float = 0.8
+
+    def __post_init__(self) -> None:
+        require(self.n >= 1, f"steer: n must be at least 1, not {self.n}")
+        require(self.strength >= 0, f"steer: strength must be at least 0, not {self.strength}")
+        require(0 <= self.ess <= 1, f"steer: ess is a share of n, from 0 to 1, not {self.ess}")
+        require(self.temperature >= 0, f"steer: temperature must be at least 0, not {self.temperature}")
+
+    async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        move = weighed(problem, by, by.step(problem, self.temperature), lambda draft: self._gain(draft, by))
+        return await sequentially(spawn(ROOT, self.n), at, move, resampled(self.n, self.resampling, self.ess))
+
+    def _gain(self, draft: Draft, by: By) -> float:
+        rewards = [self._reward(d, by) for d in draft.lineage() if d.parent is not None][::-1]
+        *earlier, last = potentials(rewards, self.form)
+        gain = last if draft.finish is None else rewards[-1] - math.fsum(earlier)
+        return self.strength * gain if self.strength else 0.0
+
+    def _reward(self, draft: Draft, by: By) -> float:
+        grade = by.value(draft)
+        if grade is None or self.of == "grade":
+            return grade or 0.0
+        return math.log(grade) if grade > 0 else -math.inf

@@ -1,0 +1,139 @@
+"""Verifiers that ask a model: which one, all their questions at once, and the bill in a verifier's words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol, TypeVar
+
+from forethought.core.cost import ZERO, Cost
+from forethought.core.draft import Draft, Grade
+from forethought.core.errors import UsageError
+from forethought.core.operators import each
+from forethought.core.population import Particle
+from forethought.core.problem import Message
+from forethought.core.scope import Call, Run, Scope, Seeded
+from forethought.models.extend import extend
+from forethought.models.names import model_named
+from forethought.models.protocol import Completion, Model, Request
+
+MARKUP = r"[ \t*_`#>\"'()\[\]]*"
+
+
+class Asks(Protocol):
+    """A verifier that asks a model: the one it names, else `own`, the model of the run."""
+
+    name: str
+    own: ClassVar[Model | None]
+
+    @property
+    def model(self) -> str | None: ...
+
+
+V = TypeVar("V")
+
+
+def given(verifier: V, model: Model) -> V:
+    """The verifier with the run's own model, if it asks one and names none."""
+    if not hasattr(verifier, "own"):
+        return verifier
+    asking = replace(verifier)  # type: ignore[type-var]
+    object.__setattr__(asking, "own", model)
+    return asking
+
+
+def model_of(verifier: Asks) -> Model:
+    """Raises UsageError if there is none, or none that can judge."""
+    model = model_named(verifier.model) if verifier.model else verifier.own
+    if model is None or model.name == "reasoner":
+        why = "has no model to ask" if model is None else "cannot ask the embedded reasoner, which only solves"
+        raise UsageError(f"{verifier.name} {why}: name one, {verifier.name}(model='openai:MODEL@http://host:port/v1')")
+    return model
+
+
+async def ready(verifier: Asks) -> Model:
+    """The model, after it has looked at its endpoint if it has to: its abilities are exact then."""
+    model = model_of(verifier)
+    probe = getattr(model, "prepare", None)
+    if probe is not None:
+        await probe()
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request and, once it is asked, its answer."""
+
+    request: Request
+    answer: Completion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A kernel that asks a question."""
+
+    model: Model
+
+    async def __call__(self, particle: Particle[Question], at: Scope) -> Particle[Question]:
+        request = particle.state.request
+        return particle.moved(Question(request, await extend(self.model, request, at)))
+
+
+async def ask(
+    model: Model, requests: Sequence[Request], call: Call, before: Cost = ZERO
+) -> tuple[list[Completion], Cost]:
+    """All answers, asked side by side, and the bill with what was paid `before`; each has a seed of its own by its place.
+
+    The call's progress is told however this ends.
+    """
+    at = Scope.root(Run(Seeded(call.seed), ordered="ordered" in model.abilities))
+    try:
+        asked = await each([Particle(Question(request)) for request in requests], Asking(model), at)
+    finally:
+        call.progress(before + bill(at.cost()))
+    return [p.state.answer for p in asked if p.state.answer is not None], before + bill(at.cost())
+
+
+def bill(cost: Cost) -> Cost:
+    """What a model's calls cost a verifier: all that was read and written, whatever a cache saved, and the money."""
+    return Cost(verifier_calls=cost.calls, verifier_tokens=cost.prompt_tokens + cost.new_tokens, usd=cost.usd)
+
+
+def most(model: Model, requests: Sequence[Request]) -> Cost:
+    """The bound of asking all of these."""
+    return sum((bill(model.bound(request)) for request in requests), ZERO)
+
+
+def written(draft: Draft) -> str:
+    """The draft's text; a stand-in of its size for one that is not written yet."""
+    return draft.text or " word" * draft.size
+
+
+def said(text: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": text},)
+
+
+def line_after(word: str, text: str) -> str | None:
+    """What stands after `word:` on the last line that is nothing but that; None if there is none."""
+    found = re.findall(rf"(?im)^{MARKUP}{word}{MARKUP}:{MARKUP}(\S[^\n]*?){MARKUP}$", text)
+    return found[-1].rstrip(".!") if found else None
+
+
+def chance(top: dict[str, float], yes: str, no: str) -> float | None:
+    """The probability of `yes` against `no` among a token's alternatives, in any case and spacing; None without either."""
+    mass = dict.fromkeys((yes.lower(), no.lower()), 0.0)
+    for piece, logprob in top.items():
+        word = piece.strip(" \n\t\u2581\u0120").lower()
+        if word in mass:
+            mass[word] += math.exp(logprob)
+    total = math.fsum(mass.values())
+    return mass[yes.lower()] / total if total > 0 else None
+
+
+def grown(draft: Draft, verifier: str, value: float | None) -> Grade:
+    """A grade of the draft as it stands, behind those of its beginnings: one a step where it was graded at each."""
+    known = next((d.grades[verifier] for d in draft.lineage() if d is not draft and verifier in d.grades), None)
+    before = known.steps if known else ()
+    return Grade(value, before if value is None else (*before, value))

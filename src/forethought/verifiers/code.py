@@ -1,0 +1,71 @@
+"""Unit tests in a sandbox."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from forethought.core.cost import Cost
+from forethought.core.draft import UNKNOWN, Draft, Grade
+from forethought.core.errors import UsageError
+from forethought.core.problem import Problem
+from forethought.core.registry import require
+from forethought.core.scope import Call
+from forethought.sandbox import Kind, Limits, Program, bubblewrap, run
+from forethought.tasks.protocol import Task
+from forethought.verifiers.exact import ONE_CALL
+from forethought.verifiers.programs import program_of
+from forethought.verifiers.protocol import verifiers
+
+
+@verifiers.register("code")
+@dataclass(frozen=True)
+class Code:
+    """Unit tests: 1 if the draft's program passes them all within the limits, 0 if not; unknown for unfinished drafts.
+
+    The program is the last fenced block of the draft, or all of it. The tests are Python statements that run after it in
+    its own module and raise where it is wrong: the file `tests`, which a user has too, or else the problem's reference,
+    which makes it an oracle. Both run inside bubblewrap, without network, files, other processes or threads;
+    `sandbox=plain` gives up the walls and keeps the limits, for machines that have no bubblewrap and programs that one
+    trusts. A program without any answer in time has failed. What a pass means: the tests ran to their end.
+    """
+
+    name = "code"
+    process = False
+    tests: str | None = None
+    sandbox: Kind = "bubblewrap"
+    seconds: float = 10.0
+    megabytes: int = 512
+
+    def __post_init__(self) -> None:
+        require(self.seconds > 0, f"code: seconds must be above 0, not {self.seconds}")
+        require(self.megabytes >= 64, f"code: megabytes must be at least 64, not {self.megabytes}")
+
+    def oracle(self, task: Task) -> bool:
+        return self.tests is None
+
+    def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
+        """Also the place where it is found out, before anything is spent, whether there is a sandbox."""
+        if self.sandbox == "bubblewrap":
+            bubblewrap.check()
+        return ONE_CALL
+
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        tests = contents(self.tests) if self.tests else problem.reference
+        if not draft.finished or tests is None:
+            return UNKNOWN, ONE_CALL
+        program = program_of(draft.text)
+        if program is None:
+            return Grade(0.0), ONE_CALL
+        limits = Limits(wall=2 * self.seconds, cpu=max(1, round(self.seconds)), memory=self.megabytes << 20)
+        outcome = await run(Program((program, str(tests)), name="solution"), limits, self.sandbox)
+        return Grade(float(outcome.status == "ended")), ONE_CALL
+
+
+@functools.cache
+def contents(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise UsageError(f"code: cannot read the tests {path}: {error.strerror}") from None

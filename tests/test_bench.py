@@ -1,0 +1,127 @@
+"""A bench of several selections: each row is what its method and selection would have made and cost alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forethought.bench.run import Bench, open_store, run
+from forethought.core.budget import Budget
+from forethought.core.cost import Cost
+from forethought.core.draft import ROOT, Draft, Grade
+from forethought.core.operators import each
+from forethought.core.population import Particle, Population
+from forethought.core.problem import Problem
+from forethought.core.scope import Call, Scope, Seeded
+from forethought.methods import By, Method, methods
+from forethought.selection import Selection, Verdict, selections
+from forethought.selection.protocol import Need
+from forethought.selection.votes import ballots, tally
+from forethought.solving import Parts, solve_with
+from forethought.tasks.protocol import Task
+from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask
+
+METHODS = ("greedy", "sample(n=6)", "beam(width=2, expand=2)", "particle-filter(n=4)")
+PLENTY = Budget({"tokens": 10_000})
+
+
+class Dice(TableVerifier):
+    """Grades by its seed, at a price that depends on it, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[Draft] = Counter()
+
+    def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
+        return Cost(verifier_calls=1, verifier_tokens=4)
+
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        self.asked[draft] += 1
+        return Grade((1 + call.seed % 9) / 10), Cost(verifier_calls=1, verifier_tokens=1 + call.seed % 4)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Asks the model for one more draft, at random, whose vote counts like all others together."""
+
+    name: ClassVar[str] = "witness"
+    needs: ClassVar[frozenset[Need]] = frozenset({"grades"})
+    paper: ClassVar[str] = "ours"
+
+    async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
+        room = at.account.fits(by.draft(problem, 1.0).bound(Particle(ROOT)))
+        more = await each([Particle(ROOT)], by.draft(problem, 1.0), at) if room else []
+        return tally(ballots([*pop, *more], problem, by), lambda vote: vote.weight, combine=max)
+
+
+SELECTIONS: Sequence[Selection] = [*map(selections.parse, ("first", "majority", "weighted", "best")), Witness()]
+
+
+def rows(
+    method: Method, rules: Sequence[Selection], budget: Budget, seed: int = 0, verifier: Any = None
+) -> dict[str, Any]:
+    """The bench's rows by selection, without what the clock has a part in."""
+    by = By(ToyModel(Seeded(seed)), ToyTask(), verifier or Dice())
+    bench = Bench(by, [PROBLEM, Problem("another")], [method], rules, budget, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        found = anyio.run(run, bench, open_store(Path(folder)))
+    for row in found:
+        del row["wall_seconds"], row["mean"]["seconds"], row["total"]["seconds"]
+    return {row["selection"]: row for row in found}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(METHODS),
+    st.lists(st.sampled_from(SELECTIONS), min_size=2, max_size=4, unique_by=repr),
+    st.integers(0, 60),
+    st.integers(0, 2**32),
+)
+def test_a_row_is_the_row_of_its_selection_alone(spelling: str, rules: list[Selection], tokens: int, seed: int) -> None:
+    method, budget = methods.parse(spelling), Budget({"tokens": tokens})
+    together = rows(method, rules, budget, seed)
+    for rule in rules:
+        assert together[repr(rule)] == rows(method, [rule], budget, seed)[repr(rule)]
+        assert (
+            together[repr(rule)]["total"]["new_tokens"] + together[repr(rule)]["total"]["verifier_tokens"] <= 2 * tokens
+        )
+
+
+@pytest.mark.parametrize("spelling", METHODS)
+def test_drafts_are_graded_once_for_all_selections(spelling: str) -> None:
+    dice = Dice()
+    rows(methods.parse(spelling), SELECTIONS, PLENTY, verifier=dice)
+    assert dice.asked
+    assert set(dice.asked.values()) == {1}
+
+
+@pytest.mark.parametrize("spelling", METHODS)
+def test_selections_that_want_no_grades_pay_for_none(spelling: str) -> None:
+    found = rows(methods.parse(spelling), SELECTIONS, PLENTY)
+    plain, rich = found["majority"]["total"], found[repr(selections.parse("best"))]["total"]
+    assert plain["new_tokens"] == rich["new_tokens"]
+    assert plain["verifier_calls"] < rich["verifier_calls"] or "process" in methods.parse(spelling).needs
+
+
+@pytest.mark.parametrize("rule", ["first", "majority", "weighted", "best"])
+@pytest.mark.parametrize("spelling", ["greedy", "beam(width=2, expand=2)", "particle-filter(n=4)"])
+@pytest.mark.parametrize("tokens", [0, 7, 12, 20, 10_000])
+def test_a_row_is_what_solving_costs(spelling: str, rule: str, tokens: int) -> None:
+    method, selection, budget = methods.parse(spelling), selections.parse(rule), Budget({"tokens": tokens})
+    row = rows(method, SELECTIONS, budget, seed=5, verifier=TableVerifier())[repr(selection)]
+    total, right = Cost(), 0
+    for index, problem in enumerate([PROBLEM, Problem("another")]):
+        by = By(ToyModel(Seeded(5)), ToyTask(), TableVerifier())
+        alone = anyio.run(solve_with, Parts(by, method, selection, budget), problem, Seeded(5).seed((index,)))
+        total += alone.cost
+        right += alone.answer == "ab."
+    assert row["total"] == {name: value for name, value in total._asdict().items() if name != "seconds"}
+    assert row["accuracy"] == right / 2

@@ -1,0 +1,199 @@
+"""Reward models behind endpoints, served on the loopback by a real classifier, and local ones of any architecture."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from transformers import LlamaForSequenceClassification, LlamaForTokenClassification
+
+from forethought.core.draft import Draft
+from forethought.core.errors import ModelError, UsageError
+from forethought.core.problem import Problem
+from forethought.core.scope import Call
+from forethought.tasks import GENERATED
+from forethought.verifiers import verifiers
+from forethought.verifiers.endpoint import wire
+from tests import tiny
+
+pytestmark = pytest.mark.anyio
+TASK = GENERATED["chain"]
+ASKED = TASK.problem(2, 0)
+STEPS = ("12\n", "34\n", "56\n")
+WHOLE = Draft(None, "".join(STEPS), size=6, finish="end")
+
+
+@dataclass
+class Served:
+    """A token classifier as vLLM serves it: one softmaxed entry a step tag, which is the line break here."""
+
+    model: Any
+    url: str = ""
+    failures: list[int] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    gives: Any = None
+
+    def app(self) -> Starlette:
+        routes = [
+            Route("/pooling", self.pooling, methods=["POST"]),
+            Route("/classify", self.classify, methods=["POST"]),
+        ]
+        return Starlette(routes=routes)
+
+    def scores(self, messages: list[dict[str, str]]) -> tuple[list[list[float]], int]:
+        *before, last = [tiny.TOKENIZER.encode(m["content"]).ids for m in messages]
+        prompt = [i for ids in before for i in ids]
+        with torch.inference_mode():
+            chances = self.model(torch.tensor([prompt + last])).logits[0].softmax(-1)
+        (tag,) = tiny.TOKENIZER.encode("\n").ids
+        return [chances[len(prompt) + i].tolist() for i, token in enumerate(last) if token == tag], len(prompt + last)
+
+    async def pooling(self, request: Request) -> JSONResponse:
+        self.asked.append(await request.json())
+        if self.failures:
+            return JSONResponse({"error": {"message": "busy"}}, self.failures.pop(0), {"Retry-After": "0"})
+        steps, count = self.scores(self.asked[-1]["messages"])
+        told = steps if self.gives is None else self.gives
+        return JSONResponse({"data": [{"index": 0, "data": told}], "usage": {"prompt_tokens": count}})
+
+    async def classify(self, request: Request) -> JSONResponse:
+        steps, count = self.scores((await request.json())["messages"])
+        entry = {"index": 0, "label": "1", "probs": steps[-1], "num_classes": 2}
+        return JSONResponse({"data": [entry], "usage": {"prompt_tokens": count}})
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("classifier")
+    served = Served(tiny.classifier(folder))
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        served.url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+        running = uvicorn.Server(uvicorn.Config(served.app(), log_level="error", lifespan="off"))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [held]})
+        thread.start()
+        while not running.started:
+            time.sleep(0.01)
+        yield served
+        running.should_exit = True
+        thread.join()
+
+
+def spelled(server: Served, **words: Any) -> Any:
+    told = {"endpoint": f"tiny@{server.url}", "separator": "\n", **words}
+    return verifiers.parse(f"reward-endpoint({', '.join(f'{k}={v!r}' for k, v in told.items())})")
+
+
+async def grade(server: Served, draft: Draft = WHOLE, **words: Any) -> Any:
+    verifier = spelled(server, **words)
+    try:
+        made, cost = await verifier.grade(draft, ASKED, TASK, Call((), 0))
+    finally:
+        await wire(server.url).aclose()
+    assert cost.verifier_tokens <= verifier.bound(draft, ASKED, TASK).verifier_tokens
+    return made, cost
+
+
+async def test_a_process_model_grades_each_step(server: Served) -> None:
+    server.gives = None
+    made, cost = await grade(server)
+    messages = [*TASK.prompt(ASKED), {"role": "assistant", "content": WHOLE.text}]
+    steps, count = server.scores(messages)  # type: ignore[arg-type]
+    assert made.steps == pytest.approx([chances[-1] for chances in steps])
+    assert (len(made.steps), made.value) == (3, made.steps[-1])
+    assert (cost.verifier_calls, cost.verifier_tokens, cost.calls) == (1, count, 0)
+    assert server.asked[-1]["model"] == "tiny"
+    other, _ = await grade(server, label=0)
+    assert other.value == pytest.approx(1 - made.value)
+
+
+async def test_a_classifier_grades_the_whole(server: Served) -> None:
+    made, _ = await grade(server, route="classify")
+    assert 0 < made.value < 1
+
+
+async def test_failures_before_an_answer_are_tried_again(server: Served) -> None:
+    server.gives, server.failures = None, [503, 429]
+    before = len(server.asked)
+    made, _ = await grade(server)
+    assert made.value is not None
+    assert len(server.asked) == before + 3
+
+
+@pytest.mark.parametrize(("gives", "words", "value"), [
+    ([0.25], {"separator": ""}, 0.25),
+    ([[0.25]], {"separator": ""}, 0.25),
+    ([0.0], {"scale": "logit"}, 0.5),
+    ([[2.0]], {"scale": "logit"}, 0.8807970779778823),
+    ([-800.0], {"scale": "logit"}, 0.0),
+    (0.5, {"route": "pooling"}, 0.5),
+])  # fmt: skip
+async def test_shapes_of_scores(gives: Any, words: dict[str, Any], value: float, server: Served) -> None:
+    server.gives = gives
+    assert (await grade(server, **words))[0].value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("gives", "complaint"), [
+    ([1.5], "gave 1.5, which is no probability; for scores take scale=logit"),
+    ([float("-0.1")], "no probability"),
+    (["yes"], "gave no number"),
+    ([[]], "gave no number"),
+    ([None], "gave no number"),
+    ([], "gave no score"),
+])  # fmt: skip
+async def test_what_is_no_score_is_an_error(gives: Any, complaint: str, server: Served) -> None:
+    server.gives = gives
+    with pytest.raises(ModelError, match=complaint):
+        await grade(server)
+
+
+async def test_a_server_that_is_not_there_and_one_that_refuses(server: Served) -> None:
+    server.failures = [400]
+    with pytest.raises(ModelError, match="400"):
+        await grade(server)
+    with pytest.raises(UsageError, match="needs an endpoint"):
+        await verifiers.parse("reward-endpoint").grade(WHOLE, ASKED, TASK, Call((), 0))
+
+
+# local classifiers
+
+
+async def test_a_local_token_classifier_grades_each_step(tmp_path: Path) -> None:
+    tiny.classifier(tmp_path, seed=3)
+    verifier = verifiers.parse(f"classifier(path='{tmp_path}')")
+    made, cost = await verifier.grade(WHOLE, ASKED, TASK, Call((), 0))
+    assert len(made.steps) == 3
+    assert made.value == made.steps[-1]
+    model = LlamaForTokenClassification.from_pretrained(tmp_path).eval()
+    ids = tiny.TOKENIZER.encode("\n".join(m["content"] for m in TASK.prompt(ASKED)) + "\n").ids
+    with torch.inference_mode():
+        chances = model(torch.tensor([ids + tiny.TOKENIZER.encode(WHOLE.text).ids])).logits[0].softmax(-1)
+    assert made.value == pytest.approx(float(chances[-1, -1]), abs=1e-5)
+    assert cost.verifier_tokens == len(chances)
+    assert cost.verifier_tokens <= verifier.bound(WHOLE, ASKED, TASK).verifier_tokens
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+async def test_a_local_sequence_classifier_grades_the_whole(labels: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tiny.save(LlamaForSequenceClassification(tiny.config(num_labels=labels)).eval(), tmp_path)
+    made, _ = await verifiers.parse(f"classifier(path='{tmp_path}')").grade(WHOLE, ASKED, TASK, Call((), 0))
+    assert made.steps == ()
+    assert 0 < made.value < 1
+
+
+async def test_a_classifier_without_a_path_says_what_to_do() -> None:
+    with pytest.raises(UsageError, match="classifier needs a model"):
+        await verifiers.parse("classifier").grade(WHOLE, Problem("?"), TASK, Call((), 0))

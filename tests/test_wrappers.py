@@ -1,0 +1,133 @@
+"""Verifiers for studies and for steering: an over-confident wrapper, and a constraint on the text."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from forethought.core.cost import Cost
+from forethought.core.draft import ROOT, UNKNOWN, Draft, Grade
+from forethought.core.errors import UsageError
+from forethought.core.problem import Problem
+from forethought.core.scope import Call, Run, Scope, Seeded
+from forethought.methods import By, methods
+from forethought.tasks.protocol import Task
+from forethought.verifiers import Verifier, verifiers
+from forethought.verifiers.overconfident import Overconfident
+from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask, table, texts
+
+pytestmark = pytest.mark.anyio
+CALL = Call((), 0)
+
+
+class Reading(TableVerifier):
+    """Charges what nothing of its own name has graded yet, as a process reward model does, and grades each step."""
+
+    def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
+        known = next((d for d in draft.lineage() if d is not draft and self.name in d.grades), ROOT)
+        return Cost(verifier_calls=1, verifier_tokens=len(draft.text) - len(known.text))
+
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        steps = tuple(table(draft.text[: i + 1]) for i in range(len(draft.text)))
+        return Grade(steps[-1], steps), self.bound(draft, problem, task)
+
+
+class Unsure(TableVerifier):
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        return UNKNOWN, Cost(verifier_calls=1)
+
+
+def draft(text: str) -> Draft:
+    made = ROOT
+    for i, token in enumerate(text):
+        made = Draft(made, token, size=i + 1, finish="end" if token == "." else None)
+    return made
+
+
+def around(inner: Verifier, sharpen: float = 3.0, until: int = 2) -> Overconfident:
+    wrapper = Overconfident("exact", sharpen, until)
+    wrapper.__dict__["inner"] = inner
+    return wrapper
+
+
+def log_odds(grade: float | None) -> float:
+    assert grade is not None
+    return math.log(grade / (1 - grade))
+
+
+async def grade_of(verifier: Verifier, text: str) -> Grade:
+    return (await verifier.grade(draft(text), PROBLEM, ToyTask(), CALL))[0]
+
+
+async def test_confidence_is_multiplied_and_fades() -> None:
+    sure = around(Reading(), sharpen=3.0, until=2)
+    for text, factor in (("b", 3.0), ("a", 3.0), ("ab", 2.0), ("aba", 1.0), ("abab", 1.0), ("b.", 1.0)):
+        grade = await grade_of(sure, text)
+        assert log_odds(grade.value) == pytest.approx(factor * log_odds(table(text)))
+        assert grade.value == grade.steps[-1]
+
+
+async def test_no_sharpening_is_the_verifier_itself_and_unknown_stays_unknown() -> None:
+    for text in ("a", "ab", "ab."):
+        plain, same = await grade_of(Reading(), text), await grade_of(around(Reading(), sharpen=1.0), text)
+        assert same.value == pytest.approx(plain.value)
+        assert (await grade_of(around(Unsure()), text)).value is None
+
+
+async def test_certain_grades_stay_numbers() -> None:
+    class Certain(TableVerifier):
+        async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+            return Grade(float(draft.text == "b")), Cost()
+
+    grades = [(await grade_of(around(Certain(), sharpen=20.0), text)).value for text in "ab"]
+    assert grades == pytest.approx([0.0, 1.0])
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_the_wrapper_costs_what_the_verifier_costs(wrapped: bool) -> None:
+    """Each step is read once, under either name."""
+    inner = Reading()
+    at = Scope.root(Run(Seeded(2)))
+    by = By(ToyModel(Seeded(2)), ToyTask(), around(inner) if wrapped else inner)
+    pop = await methods.parse("particle-filter(n=6, ess=0.0)")(PROBLEM, by, at)
+    assert at.account.spent.verifier_tokens == at.account.spent.new_tokens == sum(len(p.state.text) for p in pop)
+
+
+async def test_the_final_weights_of_a_filter_are_those_of_the_verifier_itself() -> None:
+    by = By(ToyModel(Seeded(2)), ToyTask(), around(Reading()))
+    pop = await methods.parse("particle-filter(n=6, ess=0.0)")(PROBLEM, by, Scope.root(Run(Seeded(2))))
+    for p in pop:
+        assert p.logw == pytest.approx(log_odds(table(p.state.text)) - math.log(6))
+
+
+def test_it_is_an_oracle_or_grades_steps_as_the_inner_one_does() -> None:
+    around_exact = verifiers.parse("overconfident(of=exact)")
+    assert not around_exact.process
+    assert around_exact.oracle(ToyTask()) == verifiers.parse("exact").oracle(ToyTask())
+    assert around(TableVerifier()).process
+
+
+@pytest.mark.parametrize("spelling", [
+    "overconfident(of=nothing)", "overconfident(sharpen=-1)", "overconfident(until=0)", "pattern(avoid='(')",
+])  # fmt: skip
+def test_senseless_wrappers_are_refused(spelling: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        verifiers.parse(spelling)
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_pattern_holds_for_what_is_written_and_at_the_end_for_what_must_be_there() -> None:
+    pattern = verifiers.parse("pattern(avoid='bb', contain='a')")
+    want = {"a": 1, "b": 1, "bb": 0, "abba": 0, "b.": 0, "bb.": 0, "ba.": 1}
+    assert {text: (await grade_of(pattern, text)).value for text in want} == want
+    assert (await grade_of(verifiers.parse("pattern"), "b.")).value == 1
+
+
+async def test_steering_by_a_pattern() -> None:
+    by = By(ToyModel(Seeded(0)), ToyTask(), verifiers.parse("pattern(avoid=b)"))
+    at = Scope.root(Run(Seeded(0)))
+    pop = await methods.parse("steer(n=16, of=log, strength=1.0, ess=1.0)")(PROBLEM, by, at)
+    living = {p.state.text for p in pop if p.logw > -math.inf}
+    assert living
+    assert living <= {text for text in texts() if "b" not in text}
