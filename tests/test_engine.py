@@ -27,8 +27,10 @@ from forethought.core.cost import Cost
 from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.scope import Call
+from forethought.engine import batch
 from forethought.engine.engine import TOKENS_A_HOP, Engine
-from forethought.engine.rows import Row
+from forethought.engine.pages import PAGE, pages_of
+from forethought.engine.rows import Row, Verdict
 from forethought.engine.sampling import Sampling, choose
 from forethought.engine.weights import load
 from forethought.models.local import Local
@@ -233,6 +235,25 @@ async def test_neighbours_change_nothing(make: Callable[..., Engine], neighbours
     check_idle(engine)
 
 
+@pytest.mark.parametrize("neighbours", [1, 7, 64])
+async def test_neighbours_change_no_logit_by_more_than_rounding(make: Callable[..., Engine], neighbours: int) -> None:
+    how = Sampling(20)
+    ids = (*prompt(11), *prompt(20, 9))
+    alone = await logits_of(make(), ids, 11)
+    engine, found = make(rows=80), list[torch.Tensor]()
+
+    async def mine() -> None:
+        found.append(await logits_of(engine, ids, 11))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(mine)
+        for i in range(neighbours):
+            begin = ids[:8] if i % 2 else ()
+            tasks.start_soon(engine.generate, (*begin, *prompt(3 + i % 17, 100 + i)), how, i)
+    assert (found[0] - alone).abs().max() <= 1e-4 * alone.abs().max()
+    check_idle(engine)
+
+
 async def test_the_seed_decides(make: Callable[..., Engine]) -> None:
     engine = make()
     rows = await together(engine, [(prompt(5), Sampling(16), seed % 4) for seed in range(8)])
@@ -274,6 +295,77 @@ async def test_what_is_evicted_is_computed_again(make: Callable[..., Engine]) ->
         assert engine.batch.pages.peak <= pages
         assert [(await engine.generate(*a)).tokens for a in asked[:10]] == want[:10]
         check_idle(engine)
+
+
+async def test_what_is_shared_is_stored_once(make: Callable[..., Engine]) -> None:
+    """Pages at their peak: 1.1 times those of the unique tokens, and one a branch."""
+    engine, texts, most = make(rows=32), [prompt(100)], 0
+    for step in range(6):
+        asked = [
+            (text, Sampling(20), step * 100 + i) for i, text in enumerate(texts) for _ in range(1 + 15 * (not step))
+        ]
+        asked = [(ids, how, seed * 16 + i) for i, (ids, how, seed) in enumerate(asked)]
+        texts = [(*row.ids, *row.tokens) for row in await together(engine, asked)]
+        most = max(most, len(texts))
+    unique = sum(len(node.tokens) for node in engine.batch.tree.nodes())
+    assert unique == 100 + 16 * (6 * 20) - 16  # nobody computes the last token of a text
+    assert engine.statistics.pages_peak <= 1.1 * unique / PAGE + most
+    check_idle(engine)
+
+
+async def test_who_does_not_fit_waits_for_its_turn(make: Callable[..., Engine]) -> None:
+    page = make().batch.pages.page_bytes
+    engine, asked, order = make(kv_bytes=8 * page), list[int](), list[int]()
+
+    async def one(i: int) -> None:
+        asked.append(i)
+        await engine.generate(prompt(40, i), Sampling(30), i)  # takes five pages: no two of them fit
+        order.append(i)
+
+    async with anyio.create_task_group() as tasks:
+        for i in range(6):
+            tasks.start_soon(one, i)
+    assert order == asked
+    assert engine.statistics.pages_peak <= 8
+    assert engine.statistics.occupancy == 1
+    with pytest.raises(UsageError, match="there are"):
+        await engine.generate(prompt(100), Sampling(29), 0)
+    check_idle(engine)
+
+
+async def test_decoding_does_not_wait_for_a_long_prompt(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "PREFILL_TOKENS", 16)
+    engine = make()
+    writing = [engine_row(prompt(5, i), 60, i) for i in range(3)]
+    engine.batch.waiting.extend(writing)
+    engine.batch.run(4)
+    engine.batch.waiting.append(long := engine_row(prompt(400, 9), 1, 9))
+    for step in range(24):
+        before = [len(row.tokens) for row in writing]
+        engine.batch.run(1)
+        assert [len(row.tokens) for row in writing] == [n + 1 for n in before]
+        assert long.place is not None
+        assert long.place.filled == 16 * (step + 1)
+
+
+async def test_a_cancelled_row_frees_its_pages_in_the_same_step(make: Callable[..., Engine]) -> None:
+    engine = make()
+    rows = [engine_row(prompt(40, i), 100, i) for i in range(4)]
+    engine.batch.waiting.extend(rows)
+    engine.batch.run(3)
+    pages, before = engine.batch.pages, engine.batch.pages.reserved
+    rows[1].cancelled = rows[3].cancelled = True
+    engine.batch.run(1)
+    assert engine.batch.live == [rows[0], rows[2]]
+    assert pages.reserved == before // 2
+    engine.batch.tree.evict(pages.count)  # what the cancelled had read is not locked any more
+    assert pages.used == 2 * pages_of(40)
+
+
+def engine_row(ids: Ids, new: int, seed: int) -> Row:
+    return Row(ids, Sampling(new), seed)
 
 
 # cancellation and failure
@@ -329,8 +421,17 @@ async def test_a_bad_request_harms_nobody(make: Callable[..., Engine]) -> None:
             lambda: engine.generate(prompt(5), Sampling(4, forced=(10**6,)), 0),
             lambda: engine.generate(prompt(10) * 1000, Sampling(4), 0),
             lambda: engine.generate(prompt(10), Sampling(10**9), 0),
+            lambda: engine.generate(prompt(5), Sampling(4, banned=(10**6,)), 0),
+            lambda: engine.generate(prompt(5), Sampling(-4), 0),
+            lambda: engine.generate(prompt(5), Sampling(4), -1),
         ],
-        ZeroDivisionError: [lambda: engine.generate(prompt(6), Sampling(4), 0, hook=broken)],
+        ZeroDivisionError: [
+            lambda: engine.generate(prompt(6), Sampling(4), 0, hook=broken),
+            lambda: engine.generate(prompt(7), Sampling(4), 0, lambda row: 1 // 0),  # type: ignore[arg-type, return-value]
+        ],
+        IndexError: [
+            lambda: engine.generate(prompt(6), Sampling(4), 0, hook=lambda row, logits: Verdict(bias={10**6: 1.0}))
+        ],
     }
     found = list[Row]()
 
@@ -532,6 +633,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda p: (p / "model.safetensors").unlink(), "has no .safetensors file"),
     "no size": (lambda p: edited(p, num_hidden_layers=None), "cannot be loaded"),
     "cut weights": (lambda p: (p / "model.safetensors").write_bytes(b"\1\2\3"), "cannot be loaded"),
+    "half the weights": (
+        lambda p: (p / "model.safetensors").write_bytes((p / "model.safetensors").read_bytes()[:20_000]),
+        "cannot be loaded",
+    ),
     "a tensor less": (lambda p: with_tensors(p, lambda t: t.pop("model.norm.weight")), "model.norm.weight"),
     "no head": (lambda p: with_tensors(p, lambda t: t.pop("lm_head.weight")), "lm_head.weight"),
     "biases": (

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import anyio
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from forethought.core.cost import Cost
 from forethought.core.draft import ROOT, Draft
@@ -26,6 +27,7 @@ from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
 from forethought.models.local import Local
+from forethought.models.names import bytes_of, model_named
 from forethought.models.protocol import Completion, Request
 from tests import tiny
 from tests.test_engine import check_idle, prompt, together
@@ -288,6 +290,61 @@ async def test_a_classifier_with_one_label(tmp_path: Path) -> None:
     save_file(tensors | difference, tmp_path / "model.safetensors")
     one = await Engine.load(tmp_path, lambda row: False).score(prompt(5))
     assert one.outputs == pytest.approx(two.outputs, abs=1e-5)
+
+
+# prompts
+
+
+def told(folder: Path, **changes: Any) -> None:
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+
+
+def test_a_base_model_begins_with_its_first_token(tmp_path: Path) -> None:
+    tiny.generator(tmp_path)
+    told(tmp_path, chat_template=None)
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    bare = Local(tmp_path).ids(ASK, ROOT)
+    told(tmp_path, add_bos_token=True)
+    reader = Local(tmp_path).reader
+    bos = reader.encode(json.loads((tmp_path / "tokenizer_config.json").read_text())["bos_token"])
+    assert Local(tmp_path).ids(ASK, ROOT) == (*bos, *bare)
+    assert len(bos) == 1
+    told(tmp_path, add_bos_token=False)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos[0])])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert Local(tmp_path).ids(ASK, ROOT) == (*bos, *bare)
+
+
+def test_templates_have_what_they_expect(tmp_path: Path) -> None:
+    tiny.generator(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    told(tmp_path, chat_template="{{ strftime_now('%Y') }}{% for m in messages %}{% break %}{% endfor %}")
+    assert Local(tmp_path).ids(ASK, ROOT) == Local(tmp_path).reader.encode(str(datetime.now().year))
+    told(tmp_path, chat_template="{{ raise_exception('only the user speaks\\nhere') }}")
+    with pytest.raises(UsageError, match=r"refuses this chat: only the user speaks$"):
+        Local(tmp_path).ids(ASK, ROOT)
+    told(tmp_path, chat_template="{% if %}")
+    with pytest.raises(UsageError, match="chat template cannot be read"):
+        Local(tmp_path).ids(ASK, ROOT)
+
+
+@pytest.mark.parametrize(("text", "found"), [("512M", 512 << 20), ("1.5g", 3 << 29), ("4096", 4096)])
+def test_memory_is_asked_for_in_words(folder: Path, text: str, found: int) -> None:
+    assert bytes_of(text) == found
+    local = model_named(f"local:{folder}", kv_bytes=1 << 20)
+    assert isinstance(local, Local)
+    pages = local.engine.batch.pages
+    assert pages.count == (1 << 20) // pages.page_bytes
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1G", "many", "nan", "inf", "0"])
+def test_memory_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="amount of memory"):
+        bytes_of(text)
+    with pytest.raises(UsageError, match="does not run here"):
+        model_named("openai:m@http://localhost:1/v1", kv_bytes=1)
 
 
 # a real model

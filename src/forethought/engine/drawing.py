@@ -52,28 +52,27 @@ class Drawing:
             if row.hook is None and not how.banned and not early and not how.penalises:
                 continue
             steered = logits.clone() if steered is logits else steered
-            verdict = self._ask(row, logits[i])
             if how.penalises:
                 penalise(steered[i], how, row.ids, row.tokens)
-            for token, bias in verdict.bias.items():
-                steered[i, token] += bias
+            self._ask(row, logits[i], steered[i])
             out = [*how.banned, *(self.model.eos if early else ())]
             if out:
                 steered[i, out] = -torch.inf
         return steered
 
-    def _ask(self, row: Row, logits: Tensor) -> Verdict:
-        """A hook that fails fails its own row."""
+    def _ask(self, row: Row, logits: Tensor, steered: Tensor) -> None:
+        """Do what a hook wants. One that fails fails its own row."""
         if row.hook is None:
-            return Verdict()
+            return
         try:
             verdict = row.hook(row, logits) or Verdict()
+            for token, bias in verdict.bias.items():
+                steered[token] += bias
         except Exception as error:  # noqa: BLE001 - raised again by the one who waits for this row
             row.error = error
-            return Verdict()
+            return
         if verdict.stop:
             row.finish = "hook"
-        return verdict
 
     def _force(self, rows: Sequence[Row], chosen: Tensor) -> None:
         for i, row in enumerate(rows):

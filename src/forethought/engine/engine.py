@@ -132,7 +132,10 @@ class Engine:
 
     def _check(self, row: Row) -> None:
         """Refuse what can never be answered, before it can harm others."""
-        outside = next((i for i in row.ids + row.how.forced if not 0 <= i < self.model.vocabulary), None)
+        if row.how.max_tokens < 0 or row.seed < 0:
+            raise UsageError("the number of new tokens and the seed cannot be negative")
+        asked = (*row.ids, *row.how.forced, *row.how.banned)
+        outside = next((i for i in asked if not 0 <= i < self.model.vocabulary), None)
         if outside is not None:
             raise UsageError(f"token {outside} is not in the vocabulary of {self.model.vocabulary}")
         if len(row.ids) + bool(row.how.max_tokens) > self.model.shape.positions:
@@ -159,10 +162,10 @@ class Engine:
                     await self._drive(waiter)
         finally:
             self._waiters.remove(waiter)
-            if not row.done:
-                row.cancelled = True
-                row.progress(row)
+            row.cancelled = not row.done
             self._hand_over()
+            if row.cancelled:
+                row.progress(row)
         if error := waiter.error or row.error:
             raise error
         return row
@@ -179,12 +182,10 @@ class Engine:
         self._driven = True
         try:
             await self._gather()
-            while not leader.row.done:
+            while not leader.row.done and leader.error is None:
                 await anyio.to_thread.run_sync(self.batch.run, TOKENS_A_HOP)
                 for waiter in self._waiters:
-                    waiter.row.progress(waiter.row)
-                    if waiter.row.done:
-                        waiter.wake.set()
+                    _tell(waiter)
         except Exception as error:  # noqa: BLE001 - raised again by every waiter of the failed step
             self.batch.clear()
             for waiter in self._waiters:
@@ -199,3 +200,13 @@ class Engine:
             self.batch.tidy()
             if self._waiters:
                 self._waiters[0].wake.set()
+
+
+def _tell(waiter: _Waiter) -> None:
+    """Tell of the progress. A listener that fails fails its own row, as a hook does."""
+    try:
+        waiter.row.progress(waiter.row)
+    except Exception as error:  # noqa: BLE001 - raised again by the one who waits for this row
+        waiter.error = error
+    if waiter.row.done or waiter.error is not None:
+        waiter.wake.set()

@@ -50,22 +50,22 @@ class Pages:
 
     def take(self, tokens: int, after: int | None = None) -> Run | None:
         """Up to `tokens` side by side, behind place `after` in its own page if nobody has written there. None if full."""
-        if after is not None and (at := self._behind(tokens, after)) is not None:
-            return self._taken(Run(at, tokens))
+        if after is not None and (run := self._behind(tokens, after)) is not None:
+            return self._taken(run)
         need = pages_of(tokens)
         if self.room < 1 or not self.count:
             return None
         start, found = self._free_run(min(need, self.room))
         return self._taken(Run(start * PAGE, min(tokens, found * PAGE)))
 
-    def _behind(self, tokens: int, after: int) -> int | None:
-        """A text that goes on where its page has room needs no new one, if the pages behind are free."""
+    def _behind(self, tokens: int, after: int) -> Run | None:
+        """The rest of a page that a text has begun, and the pages behind it as far as they are free."""
         page, inside = divmod(after, PAGE)
         if not inside or self._filled[page] != inside:
             return None
-        more = slice(page + 1, (after + tokens - 1) // PAGE + 1)
-        fits = more.stop <= self.count and more.stop - more.start <= self.room
-        return after if fits and not self._users[more].any() else None
+        behind = self._users[page + 1 : page + 1 + min(pages_of(tokens), self.room)]
+        free = int(np.argmax(behind != 0)) if behind.any() else len(behind)
+        return Run(after, min(tokens, (page + 1 + free) * PAGE - after))
 
     def _free_run(self, need: int) -> tuple[int, int]:
         """The first run of `need` free pages, or else the longest there is: where it starts and how much to take of it."""
