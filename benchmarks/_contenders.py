@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -178,9 +177,8 @@ class LlamaCpp:
         body |= {"cache_prompt": True, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
         def one(seed: int) -> int:
-            done: Any = self._server.handle_completions(json.dumps(body | {"seed": seed}))
-            done = json.loads(done) if isinstance(done, str) else done
-            return int(done["tokens_predicted"])
+            done: Any = self._server.handle_completions(body | {"seed": seed})
+            return int(done["usage"]["completion_tokens"])
 
         with ThreadPoolExecutor(self._parallel) as pool:
             return sum(pool.map(one, range(ask.samples)))

@@ -1,7 +1,7 @@
 """The local engine and its peers on the same weights, one workload at a time, interleaved, resumable.
 
     python benchmarks/engine.py --model reasoner --only a      # a, b, c, d, e, ceiling, scaling, prefix
-    python benchmarks/engine.py --quick                        # everything small, one round: does it run?
+    python benchmarks/engine.py --quick                        # everything small, one round, no warm-up: does it run?
 
 a: 64 samples of one 256-token prompt, 128 new tokens. b: one stream of 128 tokens. c: beam 16 x 4, 10 steps of 16 tokens,
 a reward on each. d: 32 problems x 8 samples that come at random times. e: a search tree of 1,000 nodes, depth 20.
@@ -9,7 +9,8 @@ ceiling: 64 branches against their bare matrix products. scaling: 1 to 256 branc
 their shared prefix grows.
 
 A round is measured contender by contender and saved at once under benchmarks/results/; what is there already is not measured
-again, so that a run that was cut goes on. `--fresh` begins anew. Wall and CPU seconds are kept; ratios are of each round.
+again, so that a run that was cut goes on. `--fresh` begins anew; `--skip` leaves contenders out whose names hold a word. Wall
+and CPU seconds are kept; ratios are of each round.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ class Sizes:
     """What a workload asks for; the small ones show only that everything runs."""
 
     def __init__(self, quick: bool) -> None:
-        self.prompt, self.samples, self.new = (32, 8, 8) if quick else (256, 64, 128)
-        self.beam = (2, 2, 2, 4) if quick else (16, 4, 10, 16)
-        self.problems, self.each, self.span = (4, 2, 0.2) if quick else (32, 8, 4.0)
-        self.nodes, self.depth, self.node = (40, 5, 4) if quick else (1000, 20, 16)
-        self.branches = (1, 4) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
-        self.prefixes = (16, 64) if quick else (64, 128, 256, 512, 1024)
-        self.steps = 4 if quick else 32
+        self.prompt, self.samples, self.new = (64, 16, 32) if quick else (256, 64, 128)
+        self.beam = (4, 4, 3, 8) if quick else (16, 4, 10, 16)
+        self.problems, self.each, self.span = (8, 4, 0.5) if quick else (32, 8, 4.0)
+        self.nodes, self.depth, self.node = (100, 8, 8) if quick else (1000, 20, 16)
+        self.branches = (1, 4, 16, 64) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
+        self.prefixes = (64, 256) if quick else (64, 128, 256, 512, 1024)
+        self.steps = 8 if quick else 32
 
 
 def cases(which: str, model: str, sizes: Sizes) -> dict[str, Case]:
@@ -82,7 +83,7 @@ def cases(which: str, model: str, sizes: Sizes) -> dict[str, Case]:
     ask = [Ask(ids, sizes.samples if which == "a" else 1, sizes.new)]
     found = {c.name: partial(c.answer, ask) for c in (ours, static, Continuous(theirs))}
     if path.suffix == ".gguf":
-        for slots in (1,) if which == "b" else (8, 16, 32):
+        for slots in (1,) if which == "b" else (8, 16) if sizes.samples < 32 else (8, 16, 32):
             context = slots * (sizes.prompt + sizes.new + 8)
             server = LlamaCpp(path, slots, context, torch.get_num_threads())
             found[server.name] = partial(server.answer, ask)
@@ -133,7 +134,7 @@ def batch(model: Llama, ids: tuple[int, ...], branches: int) -> Batch:
     made = Batch(Ours(model, model).model, 1 << 30, branches, lambda row: False)
     for seed in range(branches):
         made.waiting.append(Row(ids, Sampling(ROOM, 0.8), seed))
-    while made.waiting or made.reading:
+    while made.waiting or made.seats.reading:
         made.run(1)
     return made
 
@@ -167,7 +168,9 @@ RATES = {"a", "b", "c", "d"}  # of these, work over wall seconds is what is comp
 def measure(
     which: str, found: Mapping[str, Case], rounds: int, file: Path, before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Round by round and contender by contender, every other round backwards; a first round warms up and is not kept."""
+    """Round by round and contender by contender, every other round backwards. Where there is more than one, a first round
+    warms up and is not kept.
+    """
     kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"machine": before, "rounds": {}}
     warm = set[str]()
     for turn in range(rounds):
@@ -175,7 +178,7 @@ def measure(
             values = kept["rounds"].setdefault(name, [])
             if len(values) > turn:
                 continue
-            if name not in warm:
+            if name not in warm and rounds > 1:
                 found[name]()
                 warm.add(name)
             wall, cpu = time.perf_counter(), time.process_time()
@@ -218,6 +221,7 @@ def main() -> None:
     parser.add_argument("--only", default="a,b,c,d,e,ceiling,scaling,prefix", help="workloads, with commas")
     parser.add_argument("--model", default="reasoner", choices=["reasoner", "smollm2"])
     parser.add_argument("--quick", action="store_true", help="everything small, one round, nothing saved in results")
+    parser.add_argument("--skip", default="", help="words of the names of contenders to leave out, with commas")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there already")
     asked = parser.parse_args()
     sizes, base = Sizes(asked.quick), asked.json or (Path(gettempdir()) / "engine-quick" if asked.quick else RESULTS)
@@ -226,7 +230,9 @@ def main() -> None:
         if asked.fresh or asked.quick:
             file.unlink(missing_ok=True)
         before = machine() | {"threads": torch.get_num_threads()}
-        kept = measure(which, cases(which, asked.model, sizes), 1 if asked.quick else asked.repetitions, file, before)
+        found = cases(which, asked.model, sizes)
+        found = {name: case for name, case in found.items() if not any(w in name for w in asked.skip.split(",") if w)}
+        kept = measure(which, found, 1 if asked.quick else asked.repetitions, file, before)
         Console(width=120).print(table(f"engine, {asked.model}, {which}", shown(which, kept)))
         if which == "scaling":
             plot(kept, file.with_suffix(".svg"))

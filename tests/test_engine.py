@@ -11,6 +11,8 @@ from typing import Any
 import anyio
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
@@ -27,8 +29,9 @@ from forethought.core.cost import Cost
 from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.scope import Call
-from forethought.engine import batch
+from forethought.engine import batch, layout
 from forethought.engine.engine import TOKENS_A_HOP, Engine
+from forethought.engine.layout import LANE, like
 from forethought.engine.pages import PAGE, pages_of
 from forethought.engine.rows import Row, Verdict
 from forethought.engine.sampling import Sampling, choose
@@ -331,6 +334,39 @@ async def test_who_does_not_fit_waits_for_its_turn(make: Callable[..., Engine]) 
     with pytest.raises(UsageError, match="there are"):
         await engine.generate(prompt(100), Sampling(29), 0)
     check_idle(engine)
+
+
+async def test_slots_are_bounded(make: Callable[..., Engine]) -> None:
+    """Many short rows do not each get a slot as long as the one long row's."""
+    page = make().batch.pages.page_bytes
+    engine = make(kv_bytes=64 * page, rows=64)
+    asked = [(prompt(500, 99), Sampling(4), 99)] + [(prompt(5, i), Sampling(4), i) for i in range(40)]
+    rows = await together(engine, asked)
+    assert [row.tokens for row in rows] == [(await make().generate(*a)).tokens for a in asked]
+    assert engine.batch.seats.layout.slots.tokens <= 2 * 64 * PAGE + 512
+    check_idle(engine)
+
+
+@given(st.lists(st.tuples(st.integers(1, 512), st.integers(0, 4000)), min_size=1, max_size=40))
+def test_lanes_of_reading_rows_are_little_longer_than_their_rows(rows: list[tuple[int, int]]) -> None:
+    takes, columns = [take for take, _ in rows], [had for _, had in rows]
+    lanes = list(like(takes, columns))
+    assert [i for lane in lanes for i in range(lane.start, lane.stop)] == list(range(len(rows)))
+    for lane in lanes:
+        some = list(zip(takes[lane], columns[lane], strict=True))
+        area = len(some) * max(take for take, _ in some) * max(take + had for take, had in some)
+        assert area <= 2 * sum(take * (take + had) for take, had in some) + LANE
+
+
+async def test_rows_of_many_lengths_are_read_beside_each_other(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = (3, 90, 1, 2, 200, 5, 70, 4)
+    asked = [(prompt(length, length), Sampling(6), length) for length in lengths]
+    want = [(await make().generate(*a)).tokens for a in asked]
+    for lane in (1, 500, 10**9):
+        monkeypatch.setattr(layout, "LANE", lane)
+        assert [row.tokens for row in await together(make(), asked)] == want
 
 
 async def test_decoding_does_not_wait_for_a_long_prompt(

@@ -14,11 +14,14 @@ from forethought.core.errors import ModelError
 from forethought.engine.drawing import BROKEN, Drawing
 from forethought.engine.layout import Layout
 from forethought.engine.llama import Llama, forward
-from forethought.engine.pages import Pages, pages_of
+from forethought.engine.pages import PAGE, Pages, pages_of
 from forethought.engine.prefixes import PrefixTree, common
 from forethought.engine.rows import Place, Row
+from forethought.engine.seats import Seats
+from forethought.engine.slots import tokens_of
 
 PREFILL_TOKENS = 512  # read in one step at most, so that decoding never waits long
+SLOTS = 2  # times the memory of the pool, at most, for the slots of live rows
 
 
 @dataclass(slots=True)
@@ -40,9 +43,8 @@ class Statistics:
 
 
 class Batch:
-    """Rows wait, read, write, and leave, in this order and by arrival. Each live row has a slot: first those that write
-    (`decoding`), then those that read (`reading`), of which only the last may not be through after a step. Those whose prompt
-    is known to its end (`ready`) have a slot once they write.
+    """Rows wait, read, write, and leave, in this order and by arrival. Of those that read, only the last may not be through
+    after a step.
     """
 
     def __init__(self, model: Llama, kv_bytes: int, rows: int, stops: Callable[[Row], bool]) -> None:
@@ -51,17 +53,14 @@ class Batch:
         self.pages = Pages(s.layers, s.kv_heads, s.head_dim, kv_bytes, device)
         self.tree = PrefixTree(self.pages)
         self.waiting: deque[Row] = deque()
-        self.decoding: list[Row] = []
-        self.reading: list[Row] = []
-        self.ready: list[Row] = []
         self.statistics = Statistics()
-        self._layout = Layout(model, self.tree)
+        self.seats = Seats(Layout(model, self.tree))
         self._drawing = Drawing(model, stops)
         self._max_rows = rows
 
     @property
     def live(self) -> list[Row]:
-        return self.decoding + self.reading + self.ready
+        return self.seats.live
 
     @torch.inference_mode()
     def run(self, steps: int) -> None:
@@ -106,7 +105,7 @@ class Batch:
 
         True if a request is done because the tree knows all that it asks for.
         """
-        left = PREFILL_TOKENS - sum(len(row.ids) - _place(row).filled for row in self.reading)
+        left = PREFILL_TOKENS - sum(len(row.ids) - row.seat.filled for row in self.seats.reading)
         later, done = deque[Row](), False
         while self.waiting and left > 0 and len(self.live) < self._max_rows:
             row = self.waiting.popleft()
@@ -115,7 +114,7 @@ class Batch:
             known, node = self.tree.match(row.ids)
             last = node.ends.get(len(row.ids)) if row.how.max_tokens and known == len(row.ids) else None
             known = min(known, row.reusable) if last is None else known
-            if any(min(common(row.ids, r.ids, 0), row.reusable) > known for r in self.reading):
+            if any(min(common(row.ids, r.ids, 0), row.reusable) > known for r in self.seats.reading):
                 later.append(row)
                 continue
             row.place = Place(node, known, known, known, last=last)
@@ -132,11 +131,16 @@ class Batch:
         return done
 
     def _promise(self, row: Row) -> bool:
-        """Set pages aside for all that the row may write, so that no live row ever lacks one. False if it has to wait."""
-        place = _place(row)
+        """Set pages aside for all that the row may write, so that no live row ever lacks one. False if it has to wait, also
+        because the slots of all, each as long as the longest, would not fit.
+        """
+        place, others = row.seat, self.live
+        longest = max(r.most for r in (row, *others))
+        if others and tokens_of(len(others) + 1, longest) > SLOTS * self.pages.count * PAGE:
+            return False
         need = pages_of(row.most - place.known) + (place.known > 0)
         self.tree.evict(need)
-        if need > self.pages.room and not self.live:  # alone: it may have the whole pool
+        if need > self.pages.room and not others:  # alone: it may have the whole pool
             self.tree.lock(place.node, -1)
             self.tree.evict(self.pages.count)
             row.place = place = Place(self.tree.root, 0, 0, 0)
@@ -149,7 +153,7 @@ class Batch:
         return True
 
     def _seat(self, row: Row) -> None:
-        place = _place(row)
+        place = row.seat
         row.cached = place.known
         self.statistics.tokens_reused += place.known
         for node, taken in self.tree.path(place.node, place.known):
@@ -159,15 +163,15 @@ class Batch:
             row.done = True
             return
         if place.last is not None:
-            self.ready.append(row)
+            self.seats.ready.append(row)
             return
-        self.reading.append(row)
-        self._layout.joined()
+        self.seats.reading.append(row)
+        self.seats.layout.joined()
 
     # a step
 
     def _step(self) -> None:
-        takes, n = self._takes(), len(self.decoding)
+        seats, takes, n = self.seats, self._takes(), len(self.seats.decoding)
         hidden, through, last = self._forward(takes), list[Row](), list[int]()
         self._tally(takes, n)
         if hidden is not None:
@@ -175,44 +179,32 @@ class Batch:
         drawing = [(row, n + place) for row, place in zip(through, last, strict=True) if row.how.max_tokens]
         drawing = [(row, place) for row, place in drawing if not row.ended]
         states = [hidden[:n], hidden[[place for _, place in drawing]]] if hidden is not None else []
-        states += [state[None] for row in self.ready if (state := _place(row).last) is not None]
-        rows = self.decoding + [row for row, _ in drawing] + self.ready
+        states += [state[None] for row in seats.ready if (state := row.seat.last) is not None]
+        rows = seats.decoding + [row for row, _ in drawing] + seats.ready
         if rows:
             self._drawing.extend(rows, torch.cat(states) if len(rows) > n else states[0])
-        self._write(through)
+        seats.write(len(through))
 
     def _forward(self, takes: Sequence[int]) -> Tensor | None:
-        if not self.decoding and not self.reading:
+        seats = self.seats
+        if not seats.decoding and not seats.reading:
             return None
-        return forward(self.model, self._layout.slots, self._layout.step(self.decoding, self.reading, takes))
-
-    def _write(self, through: Sequence[Row]) -> None:
-        """Those who have their first token write from now on. One that still reads makes room for those who came ready."""
-        del self.reading[: len(through)]
-        if not through and not self.ready:
-            return
-        self.decoding += through
-        slot = len(self.decoding)
-        self._layout.slots.reserve(slot + len(self.ready) + len(self.reading), 1)
-        if self.ready and self.reading:
-            self._move(self.reading[0], slot, slot + len(self.ready))
-        self.decoding += self.ready
-        self.ready = []
-        self._layout.joined()
+        step = seats.layout.step(seats.decoding, seats.reading, takes)
+        return forward(self.model, seats.layout.slots, step)
 
     def _takes(self) -> list[int]:
         """How many tokens each of the reading rows reads in this step, by arrival."""
         takes, left = list[int](), PREFILL_TOKENS
-        for row in self.reading:
-            takes.append(min(left, len(row.ids) - _place(row).filled))
+        for row in self.seats.reading:
+            takes.append(min(left, len(row.ids) - row.seat.filled))
             left -= takes[-1]
         return takes
 
     def _tally(self, takes: Sequence[int], n: int) -> None:
-        for row in self.decoding:
+        for row in self.seats.decoding:
             row.computed += 1
             row.reads += row.length
-            _place(row).filled += 1
+            row.seat.filled += 1
         told = self.statistics
         told.steps += 1
         told.rows += n + len(takes)
@@ -223,8 +215,8 @@ class Batch:
         last tokens are.
         """
         through, last, start = list[Row](), list[int](), 0
-        for row, take in zip(self.reading, takes, strict=True):
-            place, stop = _place(row), start + take
+        for row, take in zip(self.seats.reading, takes, strict=True):
+            place, stop = row.seat, start + take
             self._drawing.given(row, hidden[start:stop], place.filled)
             if not hidden[start:stop].isfinite().all():  # nobody else shall go on from this
                 row.error = ModelError(BROKEN)
@@ -242,12 +234,12 @@ class Batch:
 
     def _publish(self, row: Row) -> None:
         """Put what the row has computed into the tree, where it stays locked, and promise only the rest."""
-        place = _place(row)
+        place = row.seat
         if row.error is not None:
             return
         self.pages.reserved -= place.promised
         text = (*row.ids, *row.tokens)[: place.filled]
-        kv = self._layout.slots.row(self._slot(row), place.column(place.tail), place.columns)
+        kv = self.seats.keys_values(row)
         known, node = self.tree.insert(text, place.tail, kv, torch.tensor(row.outputs[place.tail :]))
         if known >= place.known:
             self.tree.lock(node)
@@ -261,7 +253,7 @@ class Batch:
 
     def _leave(self) -> bool:
         """Let finished rows go; what they computed stays in the tree."""
-        leaving = [row for row in self.live if row.ended or (not row.how.max_tokens and row in self.decoding)]
+        leaving = [row for row in self.live if row.ended or (not row.how.max_tokens and row in self.seats.decoding)]
         for row in reversed(leaving):  # the last slots first: they leave no hole
             if row.tokens:
                 self._publish(row)
@@ -269,48 +261,12 @@ class Batch:
             row.done = True
         return bool(leaving)
 
-    def _slot(self, row: Row) -> int:
-        return self.decoding.index(row) if row in self.decoding else len(self.decoding) + self.reading.index(row)
-
     def _remove(self, row: Row) -> None:
-        """Free a row's slot, and close the gap with the last row that writes and the last that reads."""
-        if row in self.ready:
-            self.ready.remove(row)
-            self._let_go(row)
-            return
-        slot = self._slot(row)
-        if row.error is not None:
-            self._layout.slots.clear(slot)
-        if row in self.decoding:
-            slot = self._fill(slot, self.decoding, 0)
-            if self.reading:
-                self._move(self.reading[-1], len(self.decoding) + len(self.reading), slot)
-                self.reading.insert(0, self.reading.pop())
-        else:
-            self._fill(slot, self.reading, len(self.decoding))
+        self.seats.remove(row)
         self._let_go(row)
-        self._layout.left()
-
-    def _fill(self, slot: int, rows: list[Row], first: int) -> int:
-        """Move the last of `rows` into `slot`. Returns the slot that is free now."""
-        last = first + len(rows) - 1
-        if slot != last:
-            self._move(rows[-1], last, slot)
-            rows[slot - first] = rows[-1]
-        rows.pop()
-        return last
-
-    def _move(self, row: Row, source: int, target: int) -> None:
-        if source != target:
-            self._layout.slots.move(source, target, _place(row).columns)
 
     def _let_go(self, row: Row) -> None:
-        place = _place(row)
+        place = row.seat
         self.pages.reserved -= place.promised
         self.tree.lock(place.node, -1)
         row.place = None
-
-
-def _place(row: Row) -> Place:
-    assert row.place is not None
-    return row.place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from forethought.engine.prefixes import PrefixTree
 from forethought.engine.rows import Row
 from forethought.engine.sharing import plan
 from forethought.engine.slots import Slots
+
+LANE = 1 << 15  # reads a layer: what the kernels of one more lane cost, roughly
 
 
 class Layout:
@@ -45,22 +47,28 @@ class Layout:
         positions, places = self._positions[: len(decoding)], self._places if decoding else self._places[:0]
         if reading:
             ids += [i for row, take in zip(reading, takes, strict=True) for i in _next(row, take)]
-            lane, where, columns, slots = self._read_lane(reading, takes, len(decoding))
-            positions = torch.cat([positions, where])
-            places = torch.cat([places, self.slots.places(slots, columns)])
-            lanes.append(lane)
+            where, write = list[Tensor](), list[Tensor]()
+            for some in like(takes, [_columns(row) for row in reading]):
+                first = len(decoding) + sum(takes[: some.start])
+                lane, at, columns, slots = self._read_lane(
+                    reading[some], takes[some], len(decoding) + some.start, first
+                )
+                lanes.append(lane)
+                where.append(at)
+                write.append(self.slots.places(slots, columns))
+            positions, places = torch.cat([positions, *where]), torch.cat([places, *write])
         return Step(torch.tensor(ids, device=self._device), positions, places, tuple(lanes))
 
     def _arrange(self, rows: Sequence[Row]) -> None:
         """Plan what is shared, and bring what is not into the slots."""
-        self.slots.reserve(len(rows), 1)
+        self.slots.reserve(len(rows), 1, used(rows))
         for slot, (row, (shared, copied)) in enumerate(zip(rows, plan(rows, self._tree), strict=True)):
             place = row.place
             assert place is not None
             if copied != place.copied or place.tail != place.known:
                 own = self.slots.row(slot, place.column(place.known), place.columns).clone()
                 place.copied, place.tail = copied, place.known
-                self.slots.reserve(slot + 1, place.columns + 1)
+                self.slots.reserve(len(rows), place.columns + 1, used(rows))
                 start = 0
                 for run in copied:
                     self.slots.row(slot, start, start + run.length).copy_(self._tree.pages.view(run))
@@ -72,7 +80,7 @@ class Layout:
     def _reserve(self, decoding: Sequence[Row], reading: Sequence[Row], takes: Sequence[int]) -> None:
         wanted = [_columns(row) + 1 for row in decoding]
         wanted += [_columns(row) + take for row, take in zip(reading, takes, strict=True)]
-        self._rebuild |= self.slots.reserve(len(wanted), max(wanted))
+        self._rebuild |= self.slots.reserve(len(wanted), max(wanted), max(wanted))
 
     def _decode_lane(self, rows: Sequence[Row]) -> Lane:
         if self._rebuild:
@@ -92,8 +100,12 @@ class Layout:
         window = self.slots.window(0, len(rows), length)
         return Lane(len(rows), 1, length, slice(0, len(rows)), *window, mask, shared=self._together)
 
-    def _read_lane(self, rows: Sequence[Row], takes: Sequence[int], first: int) -> tuple[Lane, Tensor, Tensor, Tensor]:
-        """The lane, and the position, column and slot of each of its flat tokens."""
+    def _read_lane(
+        self, rows: Sequence[Row], takes: Sequence[int], first: int, token: int
+    ) -> tuple[Lane, Tensor, Tensor, Tensor]:
+        """The lane of rows from slot `first` and flat token `token` on, and the position, column and slot of each of its
+        tokens.
+        """
         time, length = max(takes), max(_columns(row) + take for row, take in zip(rows, takes, strict=True))
         taken, steps = self._long(takes), torch.arange(time, device=self._device)
         real = steps < taken[:, None]  # [rows, time]
@@ -107,7 +119,7 @@ class Layout:
             flat = real.view(-1).nonzero().squeeze(1)
         mask = self._mask(columns, length, self._shape.heads // self._shape.kv_heads) if length > 1 else None
         window = self.slots.window(first, len(rows), length)
-        tokens = slice(first, first + sum(takes))
+        tokens = slice(token, token + sum(takes))
         lane = Lane(len(rows), time, length, tokens, *window, mask, padded, flat, self._shared(rows))
         return lane, (filled[:, None] + steps)[real], columns[real], slots[real]
 
@@ -134,6 +146,25 @@ class Layout:
 
     def _long(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
+
+
+def used(rows: Sequence[Row]) -> int:
+    """How many columns of their slots they have at most."""
+    return max((_columns(row) for row in rows), default=0)
+
+
+def like(takes: Sequence[int], columns: Sequence[int]) -> Iterator[slice]:
+    """Cut reading rows into lanes of such that are alike: a lane is a rectangle, as long as its longest row, and what that
+    adds to the reads of its rows is less than themselves, or than what one more lane costs.
+    """
+    start, time, length, reads = 0, 0, 0, 0
+    for i, (take, had) in enumerate(zip(takes, columns, strict=True)):
+        wide, long, own = max(time, take), max(length, had + take), take * (had + take)
+        if i > start and (i + 1 - start) * wide * long > 2 * (reads + own) + LANE:
+            yield slice(start, i)
+            start, wide, long, reads = i, take, had + take, 0
+        time, length, reads = wide, long, reads + own
+    yield slice(start, len(takes))
 
 
 def _columns(row: Row) -> int:

@@ -55,6 +55,12 @@ class Row:
     uniforms: list[float] = field(default_factory=list)
 
     @property
+    def seat(self) -> Place:
+        """Its place; only a live row has one."""
+        assert self.place is not None
+        return self.place
+
+    @property
     def length(self) -> int:
         return len(self.ids) + len(self.tokens)
 

@@ -6,6 +6,17 @@ import torch
 from torch import Tensor
 
 
+def rounded(rows: int, columns: int) -> tuple[int, int]:
+    """Grown by powers of two and by 64, so that this is rare."""
+    return 1 << max(rows - 1, 0).bit_length(), -(-columns // 64) * 64
+
+
+def tokens_of(rows: int, columns: int) -> int:
+    """How many tokens the slots of so many rows hold, where the longest needs so many columns."""
+    rows, columns = rounded(rows, columns)
+    return rows * columns
+
+
 class Slots:
     """Keys and values [layers, 2, rows, kv_heads, columns, head_dim], grown as needed.
 
@@ -17,15 +28,23 @@ class Slots:
         self._kv = torch.zeros(layers, 2, 0, kv_heads, 0, head_dim, device=device)
         self._flat = self._kv.view(layers, -1, head_dim).unbind()
 
-    def reserve(self, rows: int, columns: int) -> bool:
-        """Make room, keeping what is there. True if it moved, so that places have to be told anew."""
+    @property
+    def tokens(self) -> int:
+        return self._kv.shape[2] * self._kv.shape[4]
+
+    def reserve(self, rows: int, columns: int, used: int) -> bool:
+        """Make room for so many live rows, keeping the `used` columns that they have. True if it moved, so that places have to
+        be told anew. What grows in one direction gives back what is not needed in the other.
+        """
         layers, _, had, kv_heads, room, head_dim = self._kv.shape
         if rows <= had and columns <= room:
             return False
-        more_rows = max(had, 1 << max(rows - 1, 0).bit_length()) if rows > had else had
-        more_columns = max(-(-columns // 64) * 64, min(2 * room, room + 512)) if columns > room else room
+        more_rows, more_columns = rounded(rows, max(columns, used))
+        if rows <= had:  # rows that go on will need more
+            more_columns = max(more_columns, min(2 * room, room + 512))
         new = torch.zeros(layers, 2, more_rows, kv_heads, more_columns, head_dim, device=self._kv.device)
-        new[:, :, :had, :, :room] = self._kv
+        rows, columns = min(had, more_rows), min(room, used)
+        new[:, :, :rows, :, :columns] = self._kv[:, :, :rows, :, :columns]
         self._kv, self._flat = new, new.view(layers, -1, head_dim).unbind()
         return True
 
