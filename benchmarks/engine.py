@@ -34,6 +34,7 @@ from forethought.engine.batch import Batch
 from forethought.engine.llama import Llama
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
+from forethought.engine.weights import load
 from forethought.models.pull import path as smollm2
 from forethought.reasoner.loader import folder
 
@@ -54,11 +55,21 @@ class Sizes:
         self.steps = 8 if quick else 32
 
 
-def cases(which: str, model: str, sizes: Sizes) -> dict[str, Case]:
-    """The contenders of a workload."""
-    path, reward = (folder("generator"), folder("reward")) if model == "reasoner" else (smollm2(), None)
+def paths(name: str) -> tuple[Path, Path | None]:
+    """The files of a model and of its reward model."""
+    path, reward = (folder("generator"), folder("reward")) if name == "reasoner" else (smollm2(), None)
     if path is None:
         raise SystemExit("run `forethought pull smollm2` first")
+    return path, reward
+
+
+def model(name: str) -> Llama:
+    return load(paths(name)[0])
+
+
+def cases(which: str, name: str, sizes: Sizes) -> dict[str, Case]:
+    """The contenders of a workload."""
+    path, reward = paths(name)
     generator, judge, theirs, their_judge = weights(path, reward)
     ours, static = Ours(generator, judge), Transformers(theirs, their_judge)
     ids = prompt(generator, sizes.prompt, 0)

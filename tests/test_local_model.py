@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlamaForCausalLM
 
 from forethought.core.cost import Cost
 from forethought.core.draft import ROOT, Draft
@@ -29,8 +30,9 @@ from forethought.engine.weights import load
 from forethought.models.local import Local
 from forethought.models.names import bytes_of, model_named
 from forethought.models.protocol import Completion, Request
+from forethought.reasoner import loader as reasoner
 from tests import tiny
-from tests.test_engine import check_idle, prompt, together
+from tests.test_engine import check_idle, logits_of, prompt, together
 
 pytestmark = pytest.mark.anyio
 
@@ -358,7 +360,7 @@ GGUF = next(iter(sorted((CACHE / "forethought" / "smollm2").glob("*.gguf"))), No
 @pytest.mark.skipif(GGUF is None, reason="run `forethought pull smollm2` first")
 @torch.inference_mode()
 def test_a_gguf_file_says_what_it_says_in_transformers() -> None:
-    from transformers import AutoConfig, LlamaForCausalLM
+    from transformers import AutoConfig
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     assert GGUF is not None
@@ -369,8 +371,27 @@ def test_a_gguf_file_says_what_it_says_in_transformers() -> None:
     theirs.tie_weights()
     local = Local(GGUF)
     ids = local.ids(({"role": "user", "content": "Tell me about the history of Paris."},), ROOT)
-    want = theirs.generate(
-        torch.tensor([ids]), max_new_tokens=200, do_sample=False, attention_mask=torch.ones(1, len(ids))
+    check_real(theirs, local, ids)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_the_reasoner_says_what_it_says_in_transformers() -> None:
+    path = reasoner.folder("generator")
+    theirs, local = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32).eval(), Local(path)
+    check_real(theirs, local, local.ids(ASK, ROOT))
+
+
+def check_real(theirs: Any, local: Local, ids: tuple[int, ...]) -> None:
+    """Logits along a greedy text of 200 tokens, and the text, alone and beside others that begin like it."""
+    engine = Engine(replace(local.engine.model, eos=frozenset()), lambda row: False)
+    mask = torch.ones(1, len(ids), dtype=torch.long)
+    whole = theirs.generate(
+        torch.tensor([ids]), max_new_tokens=200, min_new_tokens=200, do_sample=False, attention_mask=mask
     )
-    row = anyio.run(local.engine.generate, ids, Sampling(200, 0.0), 0)
-    assert row.tokens == want[0, len(ids) :].tolist()
+    text = tuple(whole[0].tolist())
+    row = anyio.run(engine.generate, ids, Sampling(200, 0.0, banned=tuple(local.engine.model.eos)), 0)
+    assert row.tokens == list(text[len(ids) :])
+    want = theirs(whole).logits[0, len(ids) - 1 :]
+    found = anyio.run(logits_of, engine, text, len(ids))
+    assert (found - want).abs().max() <= 1e-4 * want.abs().max()
