@@ -39,9 +39,8 @@ def one_each(asks: Sequence[Ask]) -> list[Ask]:
 class Ours:
     """This engine, a new one for each run: nothing is known from the run before."""
 
-    name = "forethought"
-
-    def __init__(self, model: Llama, judge: Llama, rows: int = 64) -> None:
+    def __init__(self, model: Llama, judge: Llama, rows: int = 64, name: str = "forethought") -> None:
+        self.name = name
         self.model, self._judge, self._rows = replace(model, eos=frozenset()), judge, rows
 
     def engine(self) -> Engine:

@@ -93,6 +93,9 @@ def cases(which: str, name: str, sizes: Sizes) -> dict[str, Case]:
         }
     ask = [Ask(ids, sizes.samples if which == "a" else 1, sizes.new)]
     found = {c.name: partial(c.answer, ask) for c in (ours, static, Continuous(theirs))}
+    if which == "b":
+        small = Ours(load(path, int8=True), judge, name="forethought, int8")
+        found[small.name] = partial(small.answer, ask)
     if path.suffix == ".gguf":
         for slots in (1,) if which == "b" else (8, 16) if sizes.samples < 32 else (8, 16, 32):
             context = slots * (sizes.prompt + sizes.new + 8)
@@ -163,7 +166,7 @@ def decode(model: Llama, ids: tuple[int, ...], branches: int, steps: int) -> flo
 def products(model: Llama, branches: int, steps: int) -> float:
     """Tokens a second if a step were nothing but its matrix products: what no engine in this arithmetic can pass."""
     layers = [m for layer in model.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    pairs = [(torch.randn(branches, m.shape[0]), m) for m in (*layers, model.head.t())]
+    pairs = [(torch.randn(branches, m.shape[0]), m) for m in (*layers, model.head)]
     for x, matrix in pairs:
         torch.mm(x, matrix)
     start = time.perf_counter()

@@ -60,7 +60,7 @@ def engine_speed(model: Llama, ids: Sequence[int], branches: int) -> float:
 def weights(model: Llama) -> list[Tensor]:
     """Every matrix that a token is multiplied with."""
     layers = [m.t() for layer in model.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    return [*layers, model.head]
+    return [*layers, model.head.t()]
 
 
 @torch.inference_mode()

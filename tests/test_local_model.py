@@ -24,6 +24,7 @@ from forethought.core.errors import UsageError
 from forethought.core.scope import Call
 from forethought.engine import batch
 from forethought.engine.engine import Engine
+from forethought.engine.matrix import Int8, add_times, times
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
@@ -268,6 +269,27 @@ def test_bfloat16_is_computed_in_fp32(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
     model = load(tmp_path)
     assert model.embedding.dtype == model.layers[0].qkv.dtype == torch.float32
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9, 40])
+def test_eight_bits_are_near(rows: int) -> None:
+    matrix, x = torch.randn(64, 48) * torch.rand(48), torch.randn(rows, 64)
+    found, want = Int8.of(matrix).times(x), x @ matrix
+    assert (found - want).norm() <= 0.015 * want.norm()
+    bias, total = torch.randn(48), torch.randn(rows, 48)
+    assert torch.equal(times(x, Int8.of(matrix), bias), found + bias)
+    whole = total.clone()
+    add_times(whole, x, Int8.of(matrix))
+    assert torch.equal(whole, total + found)
+
+
+async def test_a_model_in_eight_bits(folder: Path) -> None:
+    plain, small = Local(folder), Local(folder, int8=True)
+    ids = prompt(60)
+    want, found = [torch.tensor((await local.engine.read(ids)).logprobs) for local in (plain, small)]
+    assert 0 < (found - want).abs().mean() <= 0.05
+    written = [await small.extend(Request(ASK, max_tokens=9), Call((), seed)) for seed in range(3)]
+    assert all(done.tokens for done in written)
 
 
 async def test_texts_end_where_a_window_would_slide(tmp_path: Path) -> None:

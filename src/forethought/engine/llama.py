@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forethought.engine.attention import Lane, attention
+from forethought.engine.matrix import Matrix, add_times, times
 from forethought.engine.slots import Slots
 
 
@@ -45,24 +46,26 @@ class Layer:
     `norms` [heads + kv_heads, head_dim] are the q and k norms of Qwen3.
     """
 
-    qkv: Tensor
+    qkv: Matrix
     qkv_bias: Tensor | None
     norms: Tensor | None
-    out: Tensor
+    out: Matrix
     out_bias: Tensor | None
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
 
 
 @dataclass(frozen=True, slots=True)
 class Llama:
-    """A model. `head` maps the last hidden state to logits: over the vocabulary, or over labels if `classifies`."""
+    """A model. `head` [width, outputs] maps the last hidden state to logits: over the vocabulary, or over labels if
+    `classifies`.
+    """
 
     shape: Shape
     embedding: Tensor
     layers: tuple[Layer, ...]
     norm: Tensor
-    head: Tensor
+    head: Matrix
     head_bias: Tensor | None
     eos: frozenset[int]
     classifies: bool = False
@@ -92,11 +95,11 @@ def forward(model: Llama, slots: Slots, step: Step) -> Tensor:
     turns = torch.polar(torch.full_like(angles, s.rope_scale), angles)
     floor = x.new_tensor(math.sqrt(s.epsilon * x.shape[1]))
     for index, layer in enumerate(model.layers):
-        x.addmm_(_attend(layer, _unit(x, floor), s, slots, index, turns, step), layer.out)
+        add_times(x, _attend(layer, _unit(x, floor), s, slots, index, turns, step), layer.out)
         if layer.out_bias is not None:
             x.add_(layer.out_bias)
-        gate, up = torch.mm(_unit(x, floor), layer.gate_up).chunk(2, -1)
-        x.addmm_(F.silu(gate).mul_(up), layer.down)
+        gate, up = times(_unit(x, floor), layer.gate_up).chunk(2, -1)
+        add_times(x, F.silu(gate).mul_(up), layer.down)
     return _unit(x, floor).mul_(model.norm)
 
 
@@ -109,7 +112,7 @@ def _unit(x: Tensor, floor: Tensor) -> Tensor:
 def _attend(layer: Layer, x: Tensor, s: Shape, slots: Slots, index: int, turns: Tensor, step: Step) -> Tensor:
     """Turn queries and keys, write keys and values, attend."""
     turning = s.heads + s.kv_heads
-    qkv = torch.mm(x, layer.qkv) if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, x, layer.qkv)
+    qkv = times(x, layer.qkv, layer.qkv_bias)
     turned = qkv[:, : turning * s.head_dim].view(-1, turning, s.head_dim)
     if layer.norms is not None:
         turned.copy_(F.rms_norm(turned, (s.head_dim,), None, s.epsilon).mul_(layer.norms))
@@ -121,7 +124,7 @@ def _attend(layer: Layer, x: Tensor, s: Shape, slots: Slots, index: int, turns: 
 
 def project(model: Llama, hidden: Tensor) -> Tensor:
     """Logits of hidden states."""
-    return F.linear(hidden, model.head, model.head_bias)
+    return times(hidden, model.head, model.head_bias)
 
 
 def approval(model: Llama, hidden: Tensor) -> Tensor:

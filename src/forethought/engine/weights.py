@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,19 @@ from torch import Tensor
 
 from forethought.core.errors import UsageError
 from forethought.engine.llama import Layer, Llama, Shape
+from forethought.engine.matrix import Int8
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 KNOWN = tuple(f"{family}For{what}" for family in FAMILIES for what in ("CausalLM", "TokenClassification"))
 
 
-def load(path: Path) -> Llama:
-    """Read a model into fp32. Raises UsageError, in one line, for a path that holds no model of the family."""
+def load(path: Path, int8: bool = False) -> Llama:
+    """Read a model into fp32, its matrices into eight bits if asked for. Raises UsageError, in one line, for a path that holds
+    no model of the family.
+    """
     try:
-        return _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
+        model = _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
+        return _in_int8(model) if int8 else model
     except (UsageError, ImportError):
         raise
     except KeyError as error:
@@ -29,6 +34,16 @@ def load(path: Path) -> Llama:
     except Exception as error:  # noqa: BLE001 - the readers of files raise what they like
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from None
+
+
+def _in_int8(model: Llama) -> Llama:
+    def layer(of: Layer) -> Layer:
+        names = ("qkv", "out", "gate_up", "down")
+        return replace(of, **{name: Int8.of(getattr(of, name)) for name in names})  # type: ignore[arg-type]
+
+    assert isinstance(model.head, Tensor)
+    head = model.head if model.classifies else Int8.of(model.head)
+    return replace(model, layers=tuple(map(layer, model.layers)), head=head)
 
 
 def _from_folder(path: Path) -> Llama:
@@ -94,7 +109,7 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:
         embedding,
         layers,
         tensors["model.norm.weight"] * math.sqrt(embedding.shape[1]),
-        head,
+        head.t(),
         tensors.get("score.bias"),
         frozenset([eos] if isinstance(eos, int) else eos or []),
         "score.weight" in tensors,
