@@ -59,8 +59,8 @@ def engine_speed(model: Llama, ids: Sequence[int], branches: int) -> float:
 
 def weights(model: Llama) -> list[Tensor]:
     """Every matrix that a token is multiplied with."""
-    layers = [m for layer in model.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    return [*layers, model.head]
+    layers = [m.t() for layer in model.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    return [*layers, model.head.t()]
 
 
 @torch.inference_mode()

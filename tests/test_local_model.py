@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,25 @@ import anyio
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlamaForCausalLM
 
 from forethought.core.cost import Cost
 from forethought.core.draft import ROOT, Draft
 from forethought.core.errors import UsageError
 from forethought.core.scope import Call
 from forethought.engine import batch
-from forethought.engine.batch import Row
-from forethought.engine.engine import TOKENS_A_HOP, Engine
-from forethought.engine.prefixes import PrefixTree
+from forethought.engine.engine import Engine
+from forethought.engine.matrix import Int8, add_times, times
+from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
 from forethought.models.local import Local
+from forethought.models.names import bytes_of, model_named
 from forethought.models.protocol import Completion, Request
+from forethought.reasoner import loader as reasoner
 from tests import tiny
-from tests.test_engine import check_idle, prompt, together
+from tests.test_engine import check_idle, logits_of, prompt, together
 
 pytestmark = pytest.mark.anyio
 
@@ -192,22 +196,9 @@ async def test_known_texts_start_in_one_pass(make: Callable[..., Engine], monkey
     engine = make()
     passes = []
     whole = batch.forward
-    monkeypatch.setattr(batch, "forward", lambda *given: passes.append(len(given[2])) or whole(*given))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(batch, "forward", lambda *given: passes.append(len(given[2].ids)) or whole(*given))  # type: ignore[func-returns-value]
     await together(engine, [(prompt(20), Sampling(2), i) for i in range(16)])
-    assert passes == [1, 15, 16]
-
-
-async def test_a_row_is_remembered_though_its_prompt_was_forgotten(make: Callable[..., Engine]) -> None:
-    engine = make()
-
-    def forget(row: Row) -> None:
-        if not row.done:
-            engine.batch.tree = PrefixTree(1 << 20)
-
-    row = await engine.generate(prompt(10), Sampling(3 * TOKENS_A_HOP), 0, forget)
-    fork = await engine.generate((*prompt(10), *row.tokens), Sampling(1), 0)
-    assert (fork.cached, fork.computed) == (10 + 3 * TOKENS_A_HOP - 1, 1)
-    engine.batch.tree.check_integrity()
+    assert passes == [20, 1, 15]  # the others begin from the end of the prompt, which has been read
 
 
 async def test_idle_rows_are_freed_at_once(make: Callable[..., Engine]) -> None:
@@ -226,20 +217,6 @@ async def test_idle_rows_are_freed_at_once(make: Callable[..., Engine]) -> None:
     assert scope.cancelled_caught
     check_idle(engine)
     assert {len(row.tokens) > 0 for row in told[-4:]} == {True, False}  # those who waited were told too
-
-
-def test_stale_parents_go_before_fresh_leaves() -> None:
-    tree = PrefixTree(40)  # ten tokens of four bytes
-
-    def insert(ids: tuple[int, ...], start: int) -> None:
-        tree.insert(ids, start, torch.zeros(1, 1, 1, len(ids) - start, 1), torch.empty(0))
-
-    for length in (3, 6, 9):
-        insert(tuple(range(length)), length - 3)
-    insert((9, 9, 9, 9, 9), 0)
-    assert tree.match((9, 9, 9, 9, 9))[0] == 5
-    assert tree.match(tuple(range(9)))[0] == 3
-    tree.check_integrity()
 
 
 # what is asked of the wrong model, and what cannot be loaded
@@ -294,14 +271,37 @@ def test_bfloat16_is_computed_in_fp32(tmp_path: Path) -> None:
     assert model.embedding.dtype == model.layers[0].qkv.dtype == torch.float32
 
 
-def test_sliding_windows_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [1, 8, 9, 40])
+def test_eight_bits_are_near(rows: int) -> None:
+    matrix, x = torch.randn(64, 48) * torch.rand(48), torch.randn(rows, 64)
+    found, want = Int8.of(matrix).times(x), x @ matrix
+    assert (found - want).norm() <= 0.015 * want.norm()
+    bias, total = torch.randn(48), torch.randn(rows, 48)
+    assert torch.equal(times(x, Int8.of(matrix), bias), found + bias)
+    whole = total.clone()
+    add_times(whole, x, Int8.of(matrix))
+    assert torch.equal(whole, total + found)
+
+
+async def test_a_model_in_eight_bits(folder: Path) -> None:
+    plain, small = Local(folder), Local(folder, int8=True)
+    ids = prompt(60)
+    want, found = [torch.tensor((await local.engine.read(ids)).logprobs) for local in (plain, small)]
+    assert 0 < (found - want).abs().mean() <= 0.05
+    written = [await small.extend(Request(ASK, max_tokens=9), Call((), seed)) for seed in range(3)]
+    assert all(done.tokens for done in written)
+
+
+async def test_texts_end_where_a_window_would_slide(tmp_path: Path) -> None:
     tiny.generator(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(
-        json.dumps(config | {"architectures": ["MistralForCausalLM"], "sliding_window": 8})
-    )
-    with pytest.raises(UsageError, match="sliding-window"):
-        load(tmp_path)
+    changes = {"architectures": ["MistralForCausalLM"], "sliding_window": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    engine = Engine(replace(load(tmp_path), eos=frozenset()), lambda row: False)
+    with pytest.raises(UsageError, match="this model reads 8"):
+        await engine.generate(prompt(8), Sampling(4), 0)
+    row = await engine.generate(prompt(5), Sampling(40), 0)
+    assert (len(row.tokens), row.finish) == (4, "length")  # the last one is not read any more
 
 
 async def test_a_classifier_with_one_label(tmp_path: Path) -> None:
@@ -316,6 +316,61 @@ async def test_a_classifier_with_one_label(tmp_path: Path) -> None:
     assert one.outputs == pytest.approx(two.outputs, abs=1e-5)
 
 
+# prompts
+
+
+def told(folder: Path, **changes: Any) -> None:
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+
+
+def test_a_base_model_begins_with_its_first_token(tmp_path: Path) -> None:
+    tiny.generator(tmp_path)
+    told(tmp_path, chat_template=None)
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    bare = Local(tmp_path).ids(ASK, ROOT)
+    told(tmp_path, add_bos_token=True)
+    reader = Local(tmp_path).reader
+    bos = reader.encode(json.loads((tmp_path / "tokenizer_config.json").read_text())["bos_token"])
+    assert Local(tmp_path).ids(ASK, ROOT) == (*bos, *bare)
+    assert len(bos) == 1
+    told(tmp_path, add_bos_token=False)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos[0])])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert Local(tmp_path).ids(ASK, ROOT) == (*bos, *bare)
+
+
+def test_templates_have_what_they_expect(tmp_path: Path) -> None:
+    tiny.generator(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    told(tmp_path, chat_template="{{ strftime_now('%Y') }}{% for m in messages %}{% break %}{% endfor %}")
+    assert Local(tmp_path).ids(ASK, ROOT) == Local(tmp_path).reader.encode(str(datetime.now().year))
+    told(tmp_path, chat_template="{{ raise_exception('only the user speaks\\nhere') }}")
+    with pytest.raises(UsageError, match=r"refuses this chat: only the user speaks$"):
+        Local(tmp_path).ids(ASK, ROOT)
+    told(tmp_path, chat_template="{% if %}")
+    with pytest.raises(UsageError, match="chat template cannot be read"):
+        Local(tmp_path).ids(ASK, ROOT)
+
+
+@pytest.mark.parametrize(("text", "found"), [("512M", 512 << 20), ("1.5g", 3 << 29), ("4096", 4096)])
+def test_memory_is_asked_for_in_words(folder: Path, text: str, found: int) -> None:
+    assert bytes_of(text) == found
+    local = model_named(f"local:{folder}", kv_bytes=1 << 20)
+    assert isinstance(local, Local)
+    pages = local.engine.batch.pages
+    assert pages.count == (1 << 20) // pages.page_bytes
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1G", "many", "nan", "inf", "0"])
+def test_memory_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="amount of memory"):
+        bytes_of(text)
+    with pytest.raises(UsageError, match="does not run here"):
+        model_named("openai:m@http://localhost:1/v1", kv_bytes=1)
+
+
 # a real model
 
 
@@ -327,7 +382,7 @@ GGUF = next(iter(sorted((CACHE / "forethought" / "smollm2").glob("*.gguf"))), No
 @pytest.mark.skipif(GGUF is None, reason="run `forethought pull smollm2` first")
 @torch.inference_mode()
 def test_a_gguf_file_says_what_it_says_in_transformers() -> None:
-    from transformers import AutoConfig, LlamaForCausalLM
+    from transformers import AutoConfig
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     assert GGUF is not None
@@ -338,8 +393,27 @@ def test_a_gguf_file_says_what_it_says_in_transformers() -> None:
     theirs.tie_weights()
     local = Local(GGUF)
     ids = local.ids(({"role": "user", "content": "Tell me about the history of Paris."},), ROOT)
-    want = theirs.generate(
-        torch.tensor([ids]), max_new_tokens=200, do_sample=False, attention_mask=torch.ones(1, len(ids))
+    check_real(theirs, local, ids)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_the_reasoner_says_what_it_says_in_transformers() -> None:
+    path = reasoner.folder("generator")
+    theirs, local = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32).eval(), Local(path)
+    check_real(theirs, local, local.ids(ASK, ROOT))
+
+
+def check_real(theirs: Any, local: Local, ids: tuple[int, ...]) -> None:
+    """Logits along a greedy text of 200 tokens, and the text, alone and beside others that begin like it."""
+    engine = Engine(replace(local.engine.model, eos=frozenset()), lambda row: False)
+    mask = torch.ones(1, len(ids), dtype=torch.long)
+    whole = theirs.generate(
+        torch.tensor([ids]), max_new_tokens=200, min_new_tokens=200, do_sample=False, attention_mask=mask
     )
-    row = anyio.run(local.engine.generate, ids, Sampling(200, 0.0), 0)
-    assert row.tokens == want[0, len(ids) :].tolist()
+    text = tuple(whole[0].tolist())
+    row = anyio.run(engine.generate, ids, Sampling(200, 0.0, banned=tuple(local.engine.model.eos)), 0)
+    assert row.tokens == list(text[len(ids) :])
+    want = theirs(whole).logits[0, len(ids) - 1 :]
+    found = anyio.run(logits_of, engine, text, len(ids))
+    assert (found - want).abs().max() <= 1e-4 * want.abs().max()

@@ -15,21 +15,23 @@ VOCABULARY = TOKENIZER.get_vocab_size()
 EOS = TOKENIZER.token_to_id(vocabulary.EOS)
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+    "eos_token_id": EOS,
+    "bos_token_id": 1,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+
+
 def config(**changes: Any) -> LlamaConfig:
-    given: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "initializer_range": 0.3,
-        "eos_token_id": EOS,
-        "bos_token_id": 1,
-        "pad_token_id": 0,
-        "tie_word_embeddings": False,
-    }
-    return LlamaConfig(**given | changes)
+    return LlamaConfig(**SIZES | changes)
 
 
 def generator(folder: Path, seed: int = 0, **changes: Any) -> LlamaForCausalLM:

@@ -10,7 +10,7 @@ from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.methods import By, Method, methods
 from forethought.methods.sample import Sample
-from forethought.models.names import default_name, model_named
+from forethought.models.names import bytes_of, default_name, model_named
 from forethought.models.price import Price
 from forethought.models.protocol import Model
 from forethought.selection import Selection, selections, wants_grades
@@ -27,10 +27,13 @@ def budget_of(budget: str | Budget | None) -> Budget:
     return DEFAULT_BUDGET if budget is None else budget
 
 
-def model_of(model: str | Model | None, price: str | None = None) -> Model:
-    """The model asked for, else the default one; with a price, what its tokens cost in a budget of usd."""
+def model_of(model: str | Model | None, price: str | None = None, kv_memory: str | None = None) -> Model:
+    """The model asked for, else the default one; with a price, what its tokens cost in a budget of usd; a local one with
+    that much memory for keys and values.
+    """
     if model is None or isinstance(model, str):
-        return model_named(model or default_name(), Price.parse(price) if price else None)
+        limits = (Price.parse(price) if price else None, bytes_of(kv_memory) if kv_memory is not None else None)
+        return model_named(model or default_name(), *limits)
     return model
 
 

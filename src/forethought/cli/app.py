@@ -38,6 +38,10 @@ Price = Annotated[
     str | None,
     typer.Option(help="USD per million tokens of an endpoint, as prompt=0.15,new=0.6; for budgets in usd."),
 ]
+KvMemory = Annotated[
+    str | None,
+    typer.Option(help="Memory for keys and values of a local model, as 512M or 2G.", show_default="1G"),
+]
 Verifier = Annotated[str | None, typer.Option(help="What grades drafts; see `forethought verifiers`.")]
 BudgetText = Annotated[
     str | None,
@@ -62,6 +66,7 @@ def solve(
     ] = None,
     model: Model = None,
     price: Price = None,
+    kv_memory: KvMemory = None,
     method: Annotated[str, typer.Option(help="The program; see `forethought methods`.")] = "sample(n=16)",
     verifier: Verifier = None,
     select: Annotated[
@@ -84,7 +89,7 @@ def solve(
 
     with one_line(lambda: "the same command"):
         kind, asked = chosen(text, task, difficulty, problem)
-        parts = assemble(kind, model_of(model, price), method, verifier, select, budget)
+        parts = assemble(kind, model_of(model, price, kv_memory), method, verifier, select, budget)
         found = anyio.run(solve_with, parts, asked, seed, RunStore(store or default_store()))
         if json_:
             print_json(found.as_json())
@@ -119,17 +124,18 @@ def bench(
     verifier: Verifier = None,
     model: Model = None,
     price: Price = None,
+    kv_memory: KvMemory = None,
     budget: BudgetText = None,
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
     """Measure methods and selections on a task. The same command again goes on where it was."""
+    from forethought.assembly import model_of
     from forethought.cli.bench import run_bench
 
     with one_line(lambda: "the same command"):
-        run_bench(
-            task, method, out, select or ["majority"], difficulty, limit, verifier, model, price, budget, seed, json_
-        )
+        asked = model_of(model, price, kv_memory)
+        run_bench(task, method, out, select or ["majority"], difficulty, limit, verifier, asked, budget, seed, json_)
 
 
 @app.command()

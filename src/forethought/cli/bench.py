@@ -9,10 +9,11 @@ from pathlib import Path
 import anyio
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from forethought.assembly import budget_of, by_of, model_of
+from forethought.assembly import budget_of, by_of
 from forethought.bench.run import Bench, open_store, run
 from forethought.cli import show
 from forethought.methods import Method, methods
+from forethought.models.protocol import Model
 from forethought.selection import selections
 from forethought.tasks import generated_task
 
@@ -33,15 +34,14 @@ def run_bench(
     difficulty: int | None,
     limit: int,
     verifier: str | None,
-    model: str | None,
-    price: str | None,
+    model: Model,
     budget: str | None,
     seed: int,
     json_: bool,
 ) -> None:
     kind = generated_task(task)
     programs, rules = [methods.parse(m) for m in method], [selections.parse(s) for s in select]
-    by = by_of(model_of(model, price), kind, verifier, [*programs, *rules])
+    by = by_of(model, kind, verifier, [*programs, *rules])
     level = kind.middle if difficulty is None else difficulty
     problems = [kind.problem(level, index) for index in range(limit)]
     bench = Bench(by, problems, programs, rules, budget_of(budget), seed)

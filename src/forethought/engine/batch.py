@@ -1,94 +1,79 @@
-"""One batch of rows: newcomers are prefilled behind what the prefix tree knows, then all decode a token a step."""
+"""The scheduler: each step decodes a token of every row that writes, and reads a bounded chunk of the rows that begin."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from forethought.engine.llama import Llama, Rows, approval, forward, project
-from forethought.engine.prefixes import PrefixTree
-from forethought.engine.sampling import Sampling, choose
+from forethought.core.errors import ModelError
+from forethought.engine.drawing import BROKEN, Drawing
+from forethought.engine.layout import Layout
+from forethought.engine.llama import Llama, forward
+from forethought.engine.pages import PAGE, Pages, pages_of
+from forethought.engine.prefixes import PrefixTree, common
+from forethought.engine.rows import Place, Row
+from forethought.engine.seats import Seats
+from forethought.engine.slots import tokens_of
 
-PREFILL_TOKENS = 1024  # one pass takes at most so many tokens: attention scores grow with tokens times context
+PREFILL_TOKENS = 512  # read in one step at most, so that decoding never waits long
+SLOTS = 2  # times the memory of the pool, at most, for the slots of live rows
 
 
-@dataclass(eq=False, slots=True)
-class Row:
-    """One request and what has become of it.
+@dataclass(slots=True)
+class Statistics:
+    """What an engine has done: `rows` is the sum of the live rows over the steps."""
 
-    `tokens` are the new ones, `logprobs` their natural logarithms under the model at temperature 1, `top` the alternatives
-    asked for. `cached` tokens were known to the tree, `computed` ones were not; `reads` counts the token-steps that
-    attention looked at. `outputs` is what a classifier said after each token of `ids`.
-    """
-
-    ids: tuple[int, ...]
-    how: Sampling
-    seed: int
-    progress: Callable[[Row], None] = lambda row: None
-    graded_from: int | None = None
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    top: list[dict[int, float]] = field(default_factory=list)
-    outputs: list[float] = field(default_factory=list)
-    finish: Literal["stop", "end", "length"] | None = None
-    cached: int = 0
-    computed: int = 0
-    reads: int = 0
-    done: bool = False
-    cancelled: bool = False
-    uniforms: list[float] = field(default_factory=list)
+    steps: int = 0
+    rows: int = 0
+    tokens_computed: int = 0
+    tokens_reused: int = 0
+    seconds: float = 0.0
+    pages_live: int = 0
+    pages_peak: int = 0
 
     @property
-    def length(self) -> int:
-        return len(self.ids) + len(self.tokens)
-
-    @property
-    def reusable(self) -> int:
-        """How many tokens need not be computed if the tree knows them: all up to the first whose output is asked for."""
-        if self.graded_from is not None:
-            return self.graded_from - 1
-        return len(self.ids) - 1 if self.how.max_tokens else len(self.ids)
-
-    def stream(self) -> float:
-        """The next number of this row's own random stream; neighbours in the batch have no part in it."""
-        if not self.uniforms:
-            self.uniforms = np.random.Generator(np.random.Philox(self.seed)).random(self.how.max_tokens).tolist()
-        return self.uniforms[len(self.tokens)]
+    def occupancy(self) -> float:
+        """Live rows in a step, on average."""
+        return self.rows / max(self.steps, 1)
 
 
 class Batch:
-    """The rows 0 ... n-1 are live. `stops` tells whether a row has just completed a stop string."""
+    """Rows wait, read, write, and leave, in this order and by arrival. Of those that read, only the last may not be through
+    after a step.
+    """
 
-    def __init__(self, model: Llama, tree: PrefixTree, rows: int, stops: Callable[[Row], bool]) -> None:
-        self.model, self.tree, self.stops = model, tree, stops
+    def __init__(self, model: Llama, kv_bytes: int, rows: int, stops: Callable[[Row], bool]) -> None:
+        s, device = model.shape, model.embedding.device
+        self.model = model
+        self.pages = Pages(s.layers, s.kv_heads, s.head_dim, kv_bytes, device)
+        self.tree = PrefixTree(self.pages)
         self.waiting: deque[Row] = deque()
-        self.live: list[Row] = []
+        self.statistics = Statistics()
+        self.seats = Seats(Layout(model, self.tree))
+        self._drawing = Drawing(model, stops)
         self._max_rows = rows
-        self._rows = Rows(model.shape)
 
-    def clear(self) -> None:
-        """Forget all requests."""
-        self.waiting.clear()
-        self.live.clear()
+    @property
+    def live(self) -> list[Row]:
+        return self.seats.live
 
     @torch.inference_mode()
     def run(self, steps: int) -> None:
-        """Up to `steps` decode steps; returns early when a request is done."""
+        """Up to `steps` steps; returns early when a request is done."""
         for _ in range(steps):
+            start = time.perf_counter()
             self._release()
-            while self._admit():
-                pass
-            if self._leave():  # requests for one token, or for none
-                return
+            done = self._admit()
             if self.live:
-                self._decode()
-            if self._leave():
+                self._step()
+            done |= self._leave()
+            self._count(time.perf_counter() - start)
+            if done:
                 return
 
     @torch.inference_mode()
@@ -97,149 +82,191 @@ class Batch:
         self._release()
         self.waiting = deque(row for row in self.waiting if not row.cancelled)
 
-    def _release(self) -> None:
-        for row in [r for r in self.live if r.cancelled]:
+    @torch.inference_mode()
+    def clear(self) -> None:
+        """Forget all requests."""
+        self.waiting.clear()
+        for row in reversed(self.live):
             self._remove(row)
 
+    def _count(self, seconds: float) -> None:
+        told = self.statistics
+        told.seconds += seconds
+        told.pages_live, told.pages_peak = self.pages.used, self.pages.peak
+
+    def _release(self) -> None:
+        for row in [r for r in reversed(self.live) if r.cancelled]:
+            self._remove(row)
+
+    # joining
+
     def _admit(self) -> bool:
-        """Prefill the newcomers for whom there is room. True if there were any."""
-        newcomers = self._newcomers()
-        if newcomers:
-            self._prefill(newcomers)
-        return bool(newcomers)
+        """Seat those for whom there is room, by arrival. Who begins like one that reads now waits for what that one computes.
 
-    def _newcomers(self) -> list[Row]:
-        """The next rows by arrival. Of those that begin alike beyond what the tree knows only the first: what it computes is
-        there for the others in the next pass.
+        True if a request is done because the tree knows all that it asks for.
         """
-        chosen: dict[Hashable, Row] = {}
-        later: deque[Row] = deque()
-        while self.waiting and len(self.live) + len(chosen) < self._max_rows:
+        left = PREFILL_TOKENS - sum(len(row.ids) - row.seat.filled for row in self.seats.reading)
+        later, done = deque[Row](), False
+        while self.waiting and left > 0 and len(self.live) < self._max_rows:
             row = self.waiting.popleft()
-            known, _ = self.tree.match(row.ids)
-            first_new: Hashable = row.ids[: known + 1] if known < row.reusable else row
-            if not row.cancelled:
-                (later.append(row) if first_new in chosen else chosen.setdefault(first_new, row))
+            if row.cancelled:
+                continue
+            known, node = self.tree.match(row.ids)
+            last = node.ends.get(len(row.ids)) if row.how.max_tokens and known == len(row.ids) else None
+            known = min(known, row.reusable) if last is None else known
+            if any(min(common(row.ids, r.ids, 0), row.reusable) > known for r in self.seats.reading):
+                later.append(row)
+                continue
+            row.place = Place(node, known, known, known, last=last)
+            self.tree.lock(node)
+            if not self._promise(row):
+                self.tree.lock(node, -1)
+                row.place = None
+                self.waiting.appendleft(row)
+                break
+            self._seat(row)
+            left -= len(row.ids) - row.cached
+            done |= row.done
         self.waiting.extendleft(reversed(later))
-        return list(chosen.values())
+        return done
 
-    def _prefill(self, newcomers: list[Row]) -> None:
-        first = len(self.live)
-        self._rows.reserve(first + len(newcomers), max(row.length for row in newcomers))
-        newcomers.sort(key=lambda row: len(row.ids) - self._known(row), reverse=True)
-        for slot, row in enumerate(newcomers, first):
-            self._recall(row, slot)
-        last = self._read(newcomers, first)
-        self.live.extend(newcomers)
-        for slot, row in enumerate(newcomers, first):
-            self._remember(row, slot)
-        sampling = [i for i, row in enumerate(newcomers) if row.how.max_tokens]
-        if sampling:
-            self._extend([newcomers[i] for i in sampling], torch.stack([last[i] for i in sampling]))
-
-    def _known(self, row: Row) -> int:
-        return min(self.tree.match(row.ids)[0], row.reusable)
-
-    def _recall(self, row: Row, slot: int) -> None:
-        """Copy what the tree knows of a row's text into its slot."""
-        for node, taken in self.tree.match(row.ids)[1]:
-            taken = min(taken, row.reusable - row.cached)
-            self._rows.write(slot, row.cached, node.kv[:, :, :, :taken])
-            row.outputs += node.outputs[:taken].tolist()
-            row.cached += taken
-
-    def _read(self, rows: list[Row], first: int) -> dict[int, Tensor]:
-        """Compute what is not cached, a piece of the rows at a time, those with the most to read first in `rows`.
-
-        Returns the hidden state after each row's last token, by its index.
+    def _promise(self, row: Row) -> bool:
+        """Set pages aside for all that the row may write, so that no live row ever lacks one. False if it has to wait, also
+        because the slots of all, each as long as the longest, would not fit.
         """
-        done, last = 0, dict[int, Tensor]()
-        todo = [row.ids[row.cached :] for row in rows]
-        while busy := sum(len(ids) > done for ids in todo):
-            width = min(max(1, PREFILL_TOKENS // busy), len(todo[0]) - done)
-            pieces = [ids[done : done + width] for ids in todo[:busy]]
-            starts = torch.tensor([row.cached + done for row in rows[:busy]])
-            self._rows.reserve(0, int(starts.max()) + width)  # the padding of short rows may stand behind the longest
-            ids = torch.tensor([[*piece, *[0] * (width - len(piece))] for piece in pieces])
-            hidden = forward(self.model, self._rows, ids, starts, first)
-            for i, (row, piece) in enumerate(zip(rows, pieces, strict=False)):
-                self._read_given(row, hidden[i, : len(piece)], row.cached + done)
-                last[i] = hidden[i, len(piece) - 1]
-            done += width
-        return last
+        place, others = row.seat, self.live
+        longest = max(r.most for r in (row, *others))
+        if others and tokens_of(len(others) + 1, longest) > SLOTS * self.pages.count * PAGE:
+            return False
+        need = pages_of(row.most - place.known) + (place.known > 0)
+        self.tree.evict(need)
+        if need > self.pages.room and not others:  # alone: it may have the whole pool
+            self.tree.lock(place.node, -1)
+            self.tree.evict(self.pages.count)
+            row.place = place = Place(self.tree.root, 0, 0, 0)
+            need = pages_of(row.most)
+            self.tree.lock(place.node)
+        if need > self.pages.room:
+            return False
+        place.promised = need
+        self.pages.reserved += need
+        return True
 
-    def _read_given(self, row: Row, hidden: Tensor, start: int) -> None:
-        """Count the piece that begins at `start`, and keep what a classifier says of it or a graded text's likelihood."""
-        stop = start + len(hidden)
-        row.computed += len(hidden)
-        row.reads += (start + 1 + stop) * len(hidden) // 2
-        if self.model.head_bias is not None:
-            row.outputs += approval(self.model, hidden).tolist()
-        elif row.graded_from is not None:
-            skip = max(0, row.graded_from - 1 - start)
-            asked = torch.tensor(row.ids[start + skip + 1 : stop + 1], dtype=torch.long)
-            logits = project(self.model, hidden[skip : skip + len(asked)])
-            row.logprobs += logits.log_softmax(-1).gather(1, asked[:, None]).squeeze(1).tolist()
+    def _seat(self, row: Row) -> None:
+        place = row.seat
+        row.cached = place.known
+        self.statistics.tokens_reused += place.known
+        for node, taken in self.tree.path(place.node, place.known):
+            row.outputs += node.outputs[:taken].tolist()
+        if place.filled == row.most:  # nothing is left to compute
+            self._let_go(row)
+            row.done = True
+            return
+        if place.last is not None:
+            self.seats.ready.append(row)
+            return
+        self.seats.reading.append(row)
+        self.seats.layout.joined()
 
-    def _remember(self, row: Row, slot: int) -> None:
-        """Put what the tree does not know into it. The last sampled token has no keys and values yet."""
-        text = (*row.ids, *row.tokens[:-1])
-        known, _ = self.tree.match(text)
-        if known < len(text):
-            outputs = torch.tensor(row.outputs[known:])
-            self.tree.insert(text, known, self._rows.read(slot, known, len(text)), outputs)
+    # a step
 
-    def _decode(self) -> None:
-        rows = self.live
-        self._rows.reserve(len(rows), max(row.length for row in rows))
-        ids = torch.tensor([[row.tokens[-1]] for row in rows])
-        starts = torch.tensor([row.length - 1 for row in rows])
-        hidden = forward(self.model, self._rows, ids, starts, 0)
-        for row in rows:
+    def _step(self) -> None:
+        seats, takes, n = self.seats, self._takes(), len(self.seats.decoding)
+        hidden, through, last = self._forward(takes), list[Row](), list[int]()
+        self._tally(takes, n)
+        if hidden is not None:
+            through, last = self._read(hidden[n:], takes)
+        drawing = [(row, n + place) for row, place in zip(through, last, strict=True) if row.how.max_tokens]
+        drawing = [(row, place) for row, place in drawing if not row.ended]
+        states = [hidden[:n], hidden[[place for _, place in drawing]]] if hidden is not None else []
+        states += [state[None] for row in seats.ready if (state := row.seat.last) is not None]
+        rows = seats.decoding + [row for row, _ in drawing] + seats.ready
+        if rows:
+            self._drawing.extend(rows, torch.cat(states) if len(rows) > n else states[0])
+        seats.write(len(through))
+
+    def _forward(self, takes: Sequence[int]) -> Tensor | None:
+        seats = self.seats
+        if not seats.decoding and not seats.reading:
+            return None
+        step = seats.layout.step(seats.decoding, seats.reading, takes)
+        return forward(self.model, seats.layout.slots, step)
+
+    def _takes(self) -> list[int]:
+        """How many tokens each of the reading rows reads in this step, by arrival."""
+        takes, left = list[int](), PREFILL_TOKENS
+        for row in self.seats.reading:
+            takes.append(min(left, len(row.ids) - row.seat.filled))
+            left -= takes[-1]
+        return takes
+
+    def _tally(self, takes: Sequence[int], n: int) -> None:
+        for row in self.seats.decoding:
             row.computed += 1
             row.reads += row.length
-        self._extend(rows, hidden[:, 0])
+            row.seat.filled += 1
+        told = self.statistics
+        told.steps += 1
+        told.rows += n + len(takes)
+        told.tokens_computed += n + sum(takes)
 
-    def _extend(self, rows: list[Row], hidden: Tensor) -> None:
-        """Sample one token for each row."""
-        logits = project(self.model, hidden)
-        uniforms = torch.tensor([row.stream() for row in rows], dtype=torch.double)
-        chosen = choose(logits, [row.how for row in rows], uniforms)
-        for i, row in enumerate(rows):
-            if len(row.tokens) < len(row.how.forced):
-                chosen[i] = row.how.forced[len(row.tokens)]
-        norms = logits.logsumexp(-1)
-        logprobs = (logits.gather(1, chosen[:, None]).squeeze(1) - norms).tolist()
-        for i, (row, token, logprob) in enumerate(zip(rows, chosen.tolist(), logprobs, strict=True)):
-            if row.how.top:
-                values, ids = (logits[i] - norms[i]).topk(row.how.top)
-                row.top.append(dict(zip(ids.tolist(), values.tolist(), strict=True)))
-            self._append(row, token, logprob)
+    def _read(self, hidden: Tensor, takes: Sequence[int]) -> tuple[list[Row], list[int]]:
+        """Count what the reading rows have read and publish it. Returns those that are through, and where in `hidden` their
+        last tokens are.
+        """
+        through, last, start = list[Row](), list[int](), 0
+        for row, take in zip(self.seats.reading, takes, strict=True):
+            place, stop = row.seat, start + take
+            self._drawing.given(row, hidden[start:stop], place.filled)
+            if not hidden[start:stop].isfinite().all():  # nobody else shall go on from this
+                row.error = ModelError(BROKEN)
+            row.computed += take
+            row.reads += (2 * place.filled + take + 1) * take // 2
+            place.filled += take
+            self._publish(row)
+            if place.filled == len(row.ids):
+                through.append(row)
+                last.append(stop - 1)
+                if place.known == place.filled and row.error is None:
+                    place.node.ends[place.known] = hidden[stop - 1].clone()
+            start = stop
+        return through, last
 
-    def _append(self, row: Row, token: int, logprob: float) -> None:
-        row.tokens.append(token)
-        row.logprobs.append(logprob)
-        if token in self.model.eos:
-            row.finish = "end"
-        elif self.stops(row):
-            row.finish = "stop"
-        elif len(row.tokens) >= row.how.max_tokens:
-            row.finish = "length"
+    def _publish(self, row: Row) -> None:
+        """Put what the row has computed into the tree, where it stays locked, and promise only the rest."""
+        place = row.seat
+        if row.error is not None:
+            return
+        self.pages.reserved -= place.promised
+        text = (*row.ids, *row.tokens)[: place.filled]
+        kv = self.seats.keys_values(row)
+        known, node = self.tree.insert(text, place.tail, kv, torch.tensor(row.outputs[place.tail :]))
+        if known >= place.known:
+            self.tree.lock(node)
+            self.tree.lock(place.node, -1)
+            place.node, place.known = node, known
+        rest = pages_of(row.most - place.known) + 1
+        place.promised = max(0, min(rest, self.pages.room))
+        self.pages.reserved += place.promised
+
+    # leaving
 
     def _leave(self) -> bool:
         """Let finished rows go; what they computed stays in the tree."""
-        leaving = [row for row in self.live if row.finish is not None or not row.how.max_tokens]
-        for row in leaving:
+        leaving = [row for row in self.live if row.ended or (not row.how.max_tokens and row in self.seats.decoding)]
+        for row in reversed(leaving):  # the last slots first: they leave no hole
             if row.tokens:
-                self._remember(row, self.live.index(row))
+                self._publish(row)
             self._remove(row)
             row.done = True
         return bool(leaving)
 
     def _remove(self, row: Row) -> None:
-        """Free a row's slot; the last row moves into it, so that the live ones stay together."""
-        slot, last = self.live.index(row), len(self.live) - 1
-        if slot != last:
-            self._rows.move(last, slot, self.live[last].length)
-            self.live[slot] = self.live[last]
-        self.live.pop()
+        self.seats.remove(row)
+        self._let_go(row)
+
+    def _let_go(self, row: Row) -> None:
+        place = row.seat
+        self.pages.reserved -= place.promised
+        self.tree.lock(place.node, -1)
+        row.place = None

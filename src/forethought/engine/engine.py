@@ -11,13 +11,14 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from forethought.core.errors import UsageError
-from forethought.engine.batch import Batch, Row
+from forethought.engine.batch import Batch, Statistics
 from forethought.engine.llama import Llama
-from forethought.engine.prefixes import PrefixTree
+from forethought.engine.pages import pages_of
+from forethought.engine.rows import Hook, Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
 
-KV_BYTES = 1 << 30  # what the prefix tree may hold
+KV_BYTES = 1 << 30  # for keys and values
 MAX_ROWS = 64  # sequences that are decoded together; others wait in order
 TOKENS_A_HOP = 8  # decode steps between two looks at the event loop
 
@@ -51,7 +52,7 @@ class Engine:
         self, model: Llama, stops: Callable[[Row], bool], kv_bytes: int = KV_BYTES, rows: int = MAX_ROWS
     ) -> None:
         self.model = model
-        self.batch = Batch(model, PrefixTree(kv_bytes), rows, stops)
+        self.batch = Batch(model, kv_bytes, rows, stops)
         self._waiters: list[_Waiter] = []
         self._driven = False
 
@@ -59,26 +60,37 @@ class Engine:
     def load(cls, path: Path, stops: Callable[[Row], bool]) -> Engine:
         return cls(load(path), stops)
 
+    @property
+    def statistics(self) -> Statistics:
+        """What it has done so far."""
+        return self.batch.statistics
+
     async def generate(
-        self, ids: Sequence[int], how: Sampling, seed: int, progress: Callable[[Row], None] = lambda row: None
+        self,
+        ids: Sequence[int],
+        how: Sampling,
+        seed: int,
+        progress: Callable[[Row], None] = lambda row: None,
+        hook: Hook | None = None,
     ) -> Row:
         """Sample a continuation of `ids`. A cancelled request frees its row at the next step.
 
-        `progress` is told of the row after some steps, and once more if the request ends without a result. Raises
-        UsageError for a classifier, and where there is nothing to go on from.
+        `progress` is told of the row after some steps, and once more if the request ends without a result. `hook` looks at
+        each token before it is drawn. Raises UsageError for a classifier, where there is nothing to go on from, and for
+        what can never fit; ModelError if the model's logits are not numbers; what the hook raises.
         """
-        if self.model.head_bias is not None:
+        if self.model.classifies:
             raise UsageError("a classifier cannot generate: this needs a generator")
         if not ids:
             raise UsageError("the prompt is empty: a model needs at least one token to go on from")
-        return await self._run(Row(tuple(ids), how, seed, progress))
+        return await self._run(Row(tuple(ids), how, seed, progress, hook=hook))
 
     async def score(self, ids: Sequence[int]) -> Scored:
         """Read `ids` with a classifier: the probability of label 1 after each token. Nothing is read twice.
 
         Raises UsageError for a model that is no classifier.
         """
-        if self.model.head_bias is None:
+        if not self.model.classifies:
             raise UsageError("a generator cannot grade: this needs a LlamaForTokenClassification")
         row = await self._run(Row(tuple(ids), Sampling(0), 0))
         return Scored(tuple(row.outputs), row.computed, row.reads)
@@ -95,7 +107,49 @@ class Engine:
         row = Row((*ids, *continuation), Sampling(0), 0, progress, graded_from=len(ids))
         return tuple((await self._run(row)).logprobs)
 
+    async def loglikelihoods(
+        self, ids: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> list[tuple[float, ...]]:
+        """`loglikelihood` of many continuations, which are one batch: `ids` is read once."""
+        found: list[tuple[float, ...]] = [()] * len(continuations)
+
+        async def one(i: int) -> None:
+            found[i] = await self.loglikelihood(ids, continuations[i])
+
+        async with anyio.create_task_group() as tasks:
+            for i in range(len(continuations)):
+                tasks.start_soon(one, i)
+        return found
+
+    async def read(self, ids: Sequence[int], top: int = 0) -> Row:
+        """The log-probabilities of a prompt: of each token after the first, with `top` alternatives to each.
+
+        Raises UsageError if `ids` is empty.
+        """
+        if not ids:
+            raise UsageError("the prompt is empty: there is nothing to read")
+        return await self._run(Row(tuple(ids), Sampling(0, top=top), 0, graded_from=1))
+
+    def _check(self, row: Row) -> None:
+        """Refuse what can never be answered, before it can harm others."""
+        if row.how.max_tokens < 0 or row.seed < 0:
+            raise UsageError("the number of new tokens and the seed cannot be negative")
+        asked = (*row.ids, *row.how.forced, *row.how.banned)
+        outside = next((i for i in asked if not 0 <= i < self.model.vocabulary), None)
+        if outside is not None:
+            raise UsageError(f"token {outside} is not in the vocabulary of {self.model.vocabulary}")
+        if len(row.ids) + bool(row.how.max_tokens) > self.model.shape.positions:
+            raise UsageError(f"the prompt has {len(row.ids)} tokens; this model reads {self.model.shape.positions}")
+        pages = self.batch.pages
+        if pages_of(row.most) > pages.count:
+            need, have = pages_of(row.most) * pages.page_bytes, pages.count * pages.page_bytes
+            raise UsageError(
+                f"{len(row.ids)} tokens and {row.how.max_tokens} new ones need {need / 1e6:.1f} MB for keys and values; "
+                f"there are {have / 1e6:.1f} MB"
+            )
+
     async def _run(self, row: Row) -> Row:
+        self._check(row)
         waiter = _Waiter(row)
         self._waiters.append(waiter)
         self.batch.waiting.append(row)
@@ -108,12 +162,12 @@ class Engine:
                     await self._drive(waiter)
         finally:
             self._waiters.remove(waiter)
-            if not row.done:
-                row.cancelled = True
-                row.progress(row)
+            row.cancelled = not row.done
             self._hand_over()
-        if waiter.error is not None:
-            raise waiter.error
+            if row.cancelled:
+                row.progress(row)
+        if error := waiter.error or row.error:
+            raise error
         return row
 
     async def _gather(self) -> None:
@@ -128,12 +182,10 @@ class Engine:
         self._driven = True
         try:
             await self._gather()
-            while not leader.row.done:
+            while not leader.row.done and leader.error is None:
                 await anyio.to_thread.run_sync(self.batch.run, TOKENS_A_HOP)
                 for waiter in self._waiters:
-                    waiter.row.progress(waiter.row)
-                    if waiter.row.done:
-                        waiter.wake.set()
+                    _tell(waiter)
         except Exception as error:  # noqa: BLE001 - raised again by every waiter of the failed step
             self.batch.clear()
             for waiter in self._waiters:
@@ -148,3 +200,13 @@ class Engine:
             self.batch.tidy()
             if self._waiters:
                 self._waiters[0].wake.set()
+
+
+def _tell(waiter: _Waiter) -> None:
+    """Tell of the progress. A listener that fails fails its own row, as a hook does."""
+    try:
+        waiter.row.progress(waiter.row)
+    except Exception as error:  # noqa: BLE001 - raised again by the one who waits for this row
+        waiter.error = error
+    if waiter.row.done or waiter.error is not None:
+        waiter.wake.set()

@@ -1,4 +1,4 @@
-"""A radix tree over token ids whose nodes own keys and values, so that no prefix is computed twice."""
+"""A radix tree over token ids whose nodes own runs of pages, so that no prefix is computed twice."""
 
 from __future__ import annotations
 
@@ -9,108 +9,158 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from forethought.engine.pages import PAGE, Pages, Run, pages_of
+
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """A run of tokens after its parent's: keys and values [2, layers, kv_heads, tokens, head_dim].
+    """A run of tokens after its parent's; `end` is the length of the text up to here.
 
-    `outputs` [tokens] is what a classifier said after each token; empty for generators.
+    `outputs` [tokens] is what a classifier said after each token; empty for generators. `locks` counts the requests that
+    need it. `ends` has the last hidden state of texts that end here, by their lengths: from there a new draft begins without
+    computing anything.
     """
 
     tokens: tuple[int, ...]
-    kv: Tensor
+    run: Run
     outputs: Tensor
     parent: Node | None
+    end: int
     used: int = 0
+    locks: int = 0
     children: dict[int, Node] = field(default_factory=dict)
+    ends: dict[int, Tensor] = field(default_factory=dict)
 
     @property
-    def bytes(self) -> int:
-        return self.kv.numel() * self.kv.element_size()
+    def start(self) -> int:
+        return self.end - len(self.tokens)
 
 
 class PrefixTree:
-    """Matches, inserts, and evicts the least recently used leaves above `capacity` bytes."""
+    """Matches, inserts, locks, and evicts the least recently used leaves that nobody has locked."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity, self.bytes = capacity, 0
-        self._root = Node((), torch.empty(0), torch.empty(0), None)
+    def __init__(self, pages: Pages) -> None:
+        self.pages = pages
+        self.root = Node((), Run(0, 0), torch.empty(0), None, 0)
         self._clock = 0
 
-    def match(self, ids: Sequence[int]) -> tuple[int, list[tuple[Node, int]]]:
-        """The longest known beginning of `ids`: its length, and the nodes with how much of each it takes."""
+    def match(self, ids: Sequence[int]) -> tuple[int, Node]:
+        """The length of the longest known beginning of `ids`, and the last node it takes something of. A fork is no more
+        than to match the text that it goes on from.
+        """
         self._clock += 1
-        node, length, path = self._root, 0, list[tuple[Node, int]]()
+        node, length = self.root, 0
         while length < len(ids):
             child = node.children.get(ids[length])
             if child is None:
                 break
             taken = common(child.tokens, ids, length)
-            path.append((child, taken))
-            length, child.used = length + taken, self._clock
+            node, length, child.used = child, length + taken, self._clock
             if taken < len(child.tokens):
                 break
-            node = child
-        return length, path
+        return length, node
 
-    def insert(self, ids: Sequence[int], start: int, kv: Tensor, outputs: Tensor) -> None:
-        """Add what follows the known beginning of `ids`. `kv` and `outputs` are those of ids[start:].
+    def path(self, node: Node, length: int) -> list[tuple[Node, int]]:
+        """The nodes down to `node` with how much of each a text of `length` tokens takes."""
+        found, here = list[tuple[Node, int]](), node
+        while here.parent is not None:
+            if here.start < length:
+                found.append((here, min(here.end, length) - here.start))
+            here = here.parent
+        return found[::-1]
 
-        Nothing is added if the beginning up to `start` is not known any more.
+    def lock(self, node: Node, by: int = 1) -> None:
+        """Keep a node and all above it from eviction, until as many locks are taken back (`by` = -1)."""
+        here: Node | None = node
+        while here is not None:
+            here.locks += by
+            here = here.parent
+
+    def insert(self, ids: Sequence[int], start: int, kv: Tensor, outputs: Tensor) -> tuple[int, Node]:
+        """Add what follows the known beginning of `ids`: `kv` [layers, 2, kv_heads, tokens, head_dim] and `outputs` are those
+        of ids[start:].
+
+        Evicts to make room. Returns what `match` would: less than all of `ids` where the pool is full of what is locked,
+        or where the beginning up to `start` is not known any more.
         """
-        length, path = self.match(ids)
-        if length < start or length == len(ids):
-            return
-        node, taken = path[-1] if path else (self._root, 0)
-        if taken < len(node.tokens):
-            node = self._split(node, taken)
-        skip = length - start
-        child = Node(tuple(ids[length:]), kv[:, :, :, skip:].clone(), outputs[skip:].clone(), node, self._clock)
-        node.children[child.tokens[0]] = child
-        self.bytes += child.bytes
-        self._evict()
+        length, node = self.match(ids)
+        if length < start:
+            return length, node
+        if length < len(ids) and length < node.end:
+            node = self._split(node, length - node.start)
+        self.lock(node)
+        self.evict(pages_of(len(ids) - length))
+        self.lock(node, -1)
+        while length < len(ids):
+            after = node.run.at + node.run.length if node.parent is not None else None
+            run = self.pages.take(len(ids) - length, after)
+            if run is None:
+                break
+            stop = length + run.length
+            self.pages.view(run).copy_(kv[:, :, :, length - start : stop - start])
+            said = outputs[length - start : stop - start].clone()
+            child = Node(tuple(ids[length:stop]), run, said, node, stop, self._clock)
+            node.children[child.tokens[0]] = child
+            node, length = child, stop
+        return length, node
 
     def _split(self, node: Node, at: int) -> Node:
-        """Cut a node in two and return the upper part, which takes its place."""
+        """Cut a node in two and return the upper part, which takes its place. Keys and values stay where they are."""
         assert node.parent is not None
-        upper = Node(node.tokens[:at], node.kv[:, :, :, :at].clone(), node.outputs[:at], node.parent, node.used)
+        (place, length), end = node.run, node.start + at
+        upper = Node(node.tokens[:at], Run(place, at), node.outputs[:at], node.parent, end, node.used, node.locks)
         node.parent.children[upper.tokens[0]] = upper
-        node.tokens, node.kv, node.outputs = node.tokens[at:], node.kv[:, :, :, at:].clone(), node.outputs[at:]
+        node.tokens, node.run, node.outputs = node.tokens[at:], Run(place + at, length - at), node.outputs[at:]
         node.parent, upper.children = upper, {node.tokens[0]: node}
+        upper.ends = {length: node.ends.pop(length) for length in list(node.ends) if length <= end}
+        if (place + at) % PAGE:
+            self.pages.share(Run(place + at, 1))
         return upper
 
-    def _evict(self) -> None:
-        """Forget the leaves that were used longest ago, and their parents once they are leaves, down to some headroom."""
-        if self.bytes <= self.capacity:
+    def evict(self, need: int) -> None:
+        """Forget the leaves that were used longest ago, and their parents once they are leaves, until `need` pages are free
+        (and a tenth of the pool with them, so that this is rare) or all that is left is locked.
+        """
+        if self.pages.room >= need:
             return
-        leaves = [(n.used, id(n), n) for n in self.nodes() if not n.children]
+        leaves = [(n.used, id(n), n) for n in self.nodes() if not n.children and not n.locks]
         heapq.heapify(leaves)
-        while leaves and self.bytes > self.capacity * 0.9:
+        while leaves and self.pages.room < max(need, self.pages.count // 10):
             leaf = heapq.heappop(leaves)[2]
             assert leaf.parent is not None
             del leaf.parent.children[leaf.tokens[0]]
-            self.bytes -= leaf.bytes
-            if leaf.parent is not self._root and not leaf.parent.children:
-                heapq.heappush(leaves, (leaf.parent.used, id(leaf.parent), leaf.parent))
+            self.pages.free(leaf.run)
+            parent = leaf.parent
+            if parent is not self.root and not parent.children and not parent.locks:
+                heapq.heappush(leaves, (parent.used, id(parent), parent))
 
     def nodes(self) -> Iterator[Node]:
-        stack = list(self._root.children.values())
+        stack = list(self.root.children.values())
         while stack:
             node = stack.pop()
             yield node
             stack.extend(node.children.values())
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if links, sizes or the byte count do not agree."""
+        """Raise AssertionError if links, lengths, locks or the count of pages do not agree."""
+        users = self.pages.users() * 0
         for node in self.nodes():
             assert node.tokens
-            assert node.kv.shape[3] == len(node.tokens)
+            assert node.run.length == len(node.tokens)
             assert node.parent is not None
             assert node.parent.children[node.tokens[0]] is node
-        assert self.bytes == sum(node.bytes for node in self.nodes())
+            assert node.start == node.parent.end
+            assert all(node.start < length <= node.end for length in node.ends)
+            assert node.locks >= sum(child.locks for child in node.children.values())
+            users[node.run.pages] += 1
+        assert (users == self.pages.users()).all()
+        assert self.pages.used == (users > 0).sum()
+        assert 0 <= self.pages.used + self.pages.reserved <= self.pages.count
 
 
 def common(tokens: Sequence[int], ids: Sequence[int], start: int) -> int:
     """How many of `tokens` agree with ids[start:]."""
     count = min(len(tokens), len(ids) - start)
+    if tokens[:count] == ids[start : start + count]:
+        return count
     return next((i for i in range(count) if tokens[i] != ids[start + i]), count)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+BLOCK = 64  # an inverse CDF looks for the block first and then inside it
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one request samples. Temperature 0 takes the most likely token. `top` alternatives are told at each token."""
+    """How one request samples. Temperature 0 takes the most likely token. `top` alternatives are told at each token.
+
+    The order of the controls is that of transformers: penalties, bans, temperature, `top_k`, `top_p`, `min_p`.
+    `repetition` divides positive logits of tokens seen in prompt or draft and multiplies negative ones (Keskar et al.
+    2019, arXiv:1909.05858); `presence` and `frequency` are subtracted once and a time for tokens of the draft (as OpenAI
+    does). `banned` tokens never come; no end comes before `min_tokens`. `forced` tokens are taken whatever they are.
+    """
 
     max_tokens: int
     temperature: float = 1.0
@@ -19,29 +29,114 @@ class Sampling:
     top: int | None = None
     stop: tuple[str, ...] = ()
     forced: tuple[int, ...] = ()
+    top_k: int = 0
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    banned: tuple[int, ...] = ()
+    min_tokens: int = 0
+
+    @property
+    def penalises(self) -> bool:
+        return self.repetition != 1.0 or self.presence != 0.0 or self.frequency != 0.0
 
 
-def choose(logits: Tensor, how: list[Sampling], uniforms: Tensor) -> Tensor:
-    """One token a row by inverse CDF. `logits` [rows, vocabulary], `uniforms` [rows] in [0, 1)."""
-    temperatures = torch.tensor([h.temperature for h in how])
-    greedy = logits.argmax(-1)
-    if not temperatures.any():
-        return greedy
-    probs = (logits / temperatures.clamp_min(1e-6)[:, None]).softmax(-1)
-    if any(h.min_p > 0 for h in how):
-        floor = torch.tensor([min(h.min_p, 1.0) for h in how])[:, None] * probs.amax(-1, keepdim=True)
-        probs = probs.masked_fill(probs < floor, 0.0)
-    if any(h.top_p < 1 for h in how):
-        probs = nucleus(probs, torch.tensor([h.top_p for h in how]))
-    edges = probs.double().cumsum(-1)
+class Controls:
+    """The parameters of a batch of rows as columns. `None` stands for a control that no row asks for."""
+
+    def __init__(self, how: Sequence[Sampling], device: torch.device | None = None) -> None:
+        def column(values: list[float], neutral: float) -> Tensor | None:
+            if all(value == neutral for value in values):
+                return None
+            return torch.tensor(values, device=device)[:, None]
+
+        temperatures = [h.temperature for h in how]
+        self.greedy = torch.tensor([t == 0 for t in temperatures], device=device)
+        self.all_greedy, self.any_greedy = not any(temperatures), not all(temperatures)
+        self.temperature = column([max(t, 1e-6) if t else 1.0 for t in temperatures], 1.0)
+        self.top_p = column([h.top_p for h in how], 1.0)
+        self.top_k = column([float(h.top_k) for h in how], 0.0)
+        self.min_p = column([min(h.min_p, 1.0) for h in how], 0.0)
+
+
+def choose(logits: Tensor, how: Sequence[Sampling] | Controls, uniforms: Tensor) -> Tensor:
+    """One token a row by inverse CDF. `logits` [rows, vocabulary], `uniforms` [rows] in [0, 1), double."""
+    controls = how if isinstance(how, Controls) else Controls(how, logits.device)
+    if controls.all_greedy:
+        return logits.argmax(-1)
+    scaled = logits if controls.temperature is None else logits / controls.temperature
+    probs = scaled.softmax(-1)
+    if controls.top_k is not None or controls.top_p is not None:
+        probs = _nucleus(probs, controls.top_k, controls.top_p)
+    if controls.min_p is not None:
+        probs = probs.masked_fill(probs < controls.min_p * probs.amax(-1, keepdim=True), 0.0)
+    drawn = _inverse(probs, uniforms)
+    return torch.where(controls.greedy, logits.argmax(-1), drawn) if controls.any_greedy else drawn
+
+
+def _inverse(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """The token whose part of the cumulative sum a uniform number falls into: its block first, then its place in it."""
+    rows, size = probs.shape
+    if size > 4 * BLOCK:
+        whole = F.pad(probs, (0, -size % BLOCK)) if size % BLOCK else probs
+        blocks = whole.view(rows, -1, BLOCK)
+        block, rest = _place(blocks.sum(-1), uniforms)
+        inside, _ = _place(blocks[torch.arange(rows, device=probs.device), block], rest)
+        return (block * BLOCK + inside).clamp_max(size - 1)
+    return _place(probs, uniforms)[0]
+
+
+def _place(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in the cumulative weights the uniforms fall, never on a weight of zero, and where within that weight in [0, 1)."""
+    edges = weights.double().cumsum(-1)
     points = uniforms[:, None] * edges[:, -1:]
-    drawn = torch.searchsorted(edges, points, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
-    return torch.where(temperatures == 0, greedy, drawn)
+    found = torch.searchsorted(edges, points, right=True)
+    last = torch.searchsorted(
+        edges, edges[:, -1:].contiguous()
+    )  # the first to reach the whole: what is behind has no weight
+    found = torch.minimum(found, last).clamp_max(weights.shape[1] - 1)  # which only NaN reaches
+    width = weights.gather(1, found).double()
+    within = (points - (edges.gather(1, found) - width)) / width
+    return found.squeeze(1), within.clamp(0.0, 1.0 - 2**-40).squeeze(1)
 
 
-def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
-    """Keep the fewest tokens whose mass reaches top_p, at least one (Holtzman et al. 2019, arXiv:1904.09751)."""
-    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
-    kept = ordered.masked_fill(before >= (top_p[:, None] * probs.sum(-1, keepdim=True)).clamp_min(1e-12), 0.0)
-    return torch.zeros_like(probs).scatter(-1, order, kept)
+def _nucleus(probs: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> Tensor:
+    """Keep the `top_k` likeliest tokens, and of these the fewest whose mass reaches top_p of theirs, at least one (Fan et al.
+    2018, arXiv:1805.04833; Holtzman et al. 2019, arXiv:1904.09751).
+    """
+    ordered, order = _likeliest(probs, top_k, top_p)
+    if top_k is not None:
+        ranks = torch.arange(ordered.shape[1], device=probs.device)
+        ordered = ordered.masked_fill((ranks >= top_k) & (top_k > 0), 0.0)
+    if top_p is not None:
+        # without top_k the whole mass is 1, also where only the likeliest tokens have been sorted
+        mass = probs.sum(-1, keepdim=True) if top_k is None else ordered.sum(-1, keepdim=True)
+        before = ordered.cumsum(-1) - ordered
+        ordered = ordered.masked_fill((before >= (top_p * mass).clamp_min(1e-12)) & (top_p < 1), 0.0)
+    return torch.zeros_like(probs).scatter(-1, order, ordered)
+
+
+def _likeliest(probs: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens in order: a few where these hold all that can be kept, else all."""
+    few = 128
+    if probs.shape[1] > 8 * few:
+        ordered, order = probs.topk(few)
+        enough = torch.zeros(len(probs), 1, dtype=torch.bool, device=probs.device)
+        if top_k is not None:
+            enough |= (top_k > 0) & (top_k <= few)
+        if top_p is not None and top_k is None:
+            enough |= ordered.sum(-1, keepdim=True) >= top_p
+        if enough.all():
+            return ordered, order
+    return probs.sort(dim=-1, descending=True, stable=True)
+
+
+def penalise(logits: Tensor, how: Sampling, prompt: Sequence[int], draft: Sequence[int]) -> None:
+    """The repetition controls of one row, in place."""
+    if how.repetition != 1.0:
+        seen = torch.tensor(sorted({*prompt, *draft}), device=logits.device)
+        there = logits[seen]
+        logits[seen] = torch.where(there > 0, there / how.repetition, there * how.repetition)
+    if draft and (how.presence or how.frequency):
+        times = torch.bincount(torch.tensor(draft, device=logits.device), minlength=len(logits))
+        logits -= how.presence * (times > 0) + how.frequency * times

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,19 @@ from torch import Tensor
 
 from forethought.core.errors import UsageError
 from forethought.engine.llama import Layer, Llama, Shape
+from forethought.engine.matrix import Int8
 
-KNOWN = ("LlamaForCausalLM", "LlamaForTokenClassification", "MistralForCausalLM")
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
+KNOWN = tuple(f"{family}For{what}" for family in FAMILIES for what in ("CausalLM", "TokenClassification"))
 
 
-def load(path: Path) -> Llama:
-    """Read a model into fp32. Raises UsageError, in one line, for a path that holds no model of the family."""
+def load(path: Path, int8: bool = False) -> Llama:
+    """Read a model into fp32, its matrices into eight bits if asked for. Raises UsageError, in one line, for a path that holds
+    no model of the family.
+    """
     try:
-        return _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
+        model = _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
+        return _in_int8(model) if int8 else model
     except (UsageError, ImportError):
         raise
     except KeyError as error:
@@ -27,6 +34,16 @@ def load(path: Path) -> Llama:
     except Exception as error:  # noqa: BLE001 - the readers of files raise what they like
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from None
+
+
+def _in_int8(model: Llama) -> Llama:
+    def layer(of: Layer) -> Layer:
+        names = ("qkv", "out", "gate_up", "down")
+        return replace(of, **{name: Int8.of(getattr(of, name)) for name in names})  # type: ignore[arg-type]
+
+    assert isinstance(model.head, Tensor)
+    head = model.head if model.classifies else Int8.of(model.head)
+    return replace(model, layers=tuple(map(layer, model.layers)), head=head)
 
 
 def _from_folder(path: Path) -> Llama:
@@ -82,30 +99,50 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:
     embedding = tensors["model.embed_tokens.weight"]
     tied = embedding if config.get("tie_word_embeddings") else None
     head = next(t for t in (tensors.get("score.weight"), tied, tensors.get("lm_head.weight")) if t is not None)
-    layers = tuple(_layer(tensors, f"model.layers.{i}.") for i in range(config["num_hidden_layers"]))
     parameters = sum(t.numel() for name, t in tensors.items() if name != "lm_head.weight" or head is t)
+    shape = _shape(config, parameters)
+    _check_sizes(config, shape, tensors)
+    layers = tuple(_layer(tensors, f"model.layers.{i}.", shape) for i in range(shape.layers))
     eos = config.get("eos_token_id")
     return Llama(
-        _shape(config, parameters),
+        shape,
         embedding,
         layers,
-        tensors["model.norm.weight"],
-        head,
+        tensors["model.norm.weight"] * math.sqrt(embedding.shape[1]),
+        head.t(),
         tensors.get("score.bias"),
         frozenset([eos] if isinstance(eos, int) else eos or []),
+        "score.weight" in tensors,
     )
 
 
 def _check(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse what the forward pass does not do, rather than leave it out."""
-    if any(name.endswith(".bias") and name != "score.bias" for name in tensors):
-        raise UsageError("the local engine does not run models with biases in their layers yet")
+    """Refuse what the forward pass does not do, rather than leave it out, and weights that cannot be meant."""
+    if any(name.endswith("_proj.bias") and ".mlp." in name for name in tensors):
+        raise UsageError("the local engine does not run models with biases in their feed-forward layers")
     if (activation := config.get("hidden_act", "silu")) != "silu":
-        raise UsageError(f"the local engine does not run models with the activation '{activation}' yet")
-    if config.get("sliding_window"):
-        raise UsageError("the local engine does not run models with sliding-window attention yet")
+        raise UsageError(f"the local engine does not run models with the activation '{activation}'")
     if not config.get("tie_word_embeddings") and not {"score.weight", "lm_head.weight"} & set(tensors):
         raise KeyError("lm_head.weight")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UsageError(f"the weights are corrupt: {name} has entries that are not finite")
+
+
+def _check_sizes(config: Mapping[str, Any], s: Shape, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse matrices that are not of the sizes that the configuration tells."""
+    width, inner, q, kv = (
+        config["hidden_size"],
+        config["intermediate_size"],
+        s.heads * s.head_dim,
+        s.kv_heads * s.head_dim,
+    )
+    sizes = {"q_proj": (q, width), "k_proj": (kv, width), "v_proj": (kv, width), "o_proj": (width, q)}
+    sizes |= {"gate_proj": (inner, width), "up_proj": (inner, width), "down_proj": (width, inner)}
+    for name, tensor in tensors.items():
+        wanted = sizes.get(name.removesuffix(".weight").rpartition(".")[2]) if name.endswith(".weight") else None
+        if wanted is not None and tuple(tensor.shape) != wanted:
+            raise UsageError(f"the weights are corrupt: {name} has the size {tuple(tensor.shape)}, not {wanted}")
 
 
 def _shape(config: Mapping[str, Any], parameters: int) -> Shape:
@@ -118,9 +155,21 @@ def _shape(config: Mapping[str, Any], parameters: int) -> Shape:
         frequencies, scale = 1.0 / base ** (torch.arange(0, head_dim, 2).float() / head_dim), 1.0
     else:
         frequencies, scale = _scaled_rope(config, kind)
-    kv_heads = config.get("num_key_value_heads") or heads
-    epsilon = config["rms_norm_eps"]
-    return Shape(config["num_hidden_layers"], heads, kv_heads, head_dim, epsilon, frequencies, scale, parameters)
+    kv_heads, epsilon = config.get("num_key_value_heads") or heads, config["rms_norm_eps"]
+    positions, layers = _positions(config, rope, kind), config["num_hidden_layers"]
+    return Shape(layers, heads, kv_heads, head_dim, epsilon, frequencies, scale, parameters, positions)
+
+
+def _positions(config: Mapping[str, Any], rope: Mapping[str, Any], kind: str) -> int:
+    """How long a text may be, so that our attention is the model's: frequencies that change with the length are constant up to
+    the first change, and a window that slides does not before it is full.
+    """
+    limits = [config.get("max_position_embeddings") or 1 << 30]
+    if config.get("sliding_window") and config.get("use_sliding_window", True):
+        limits.append(config["sliding_window"])
+    if kind == "longrope":
+        limits.append(rope.get("original_max_position_embeddings") or limits[0])
+    return min(limits)
 
 
 def _scaled_rope(config: Mapping[str, Any], kind: str) -> tuple[Tensor, float]:
@@ -134,15 +183,39 @@ def _scaled_rope(config: Mapping[str, Any], kind: str) -> tuple[Tensor, float]:
     return frequencies, float(scale)
 
 
-def _layer(tensors: Mapping[str, Tensor], prefix: str) -> Layer:
-    def weight(name: str) -> Tensor:
-        return tensors[f"{prefix}{name}.weight"]
+def _layer(tensors: Mapping[str, Tensor], prefix: str, s: Shape) -> Layer:
+    def folded(norm: str, *names: str) -> Tensor:
+        matrices = [tensors[f"{prefix}{name}.weight"] for name in names]
+        return torch.cat(matrices) * (tensors[f"{prefix}{norm}.weight"] * math.sqrt(matrices[0].shape[1]))
 
+    qkv = folded("input_layernorm", *(f"self_attn.{part}_proj" for part in "qkv"))
+    biases = [tensors.get(f"{prefix}self_attn.{part}_proj.bias") for part in "qkv"]
+    bias = torch.cat([b for b in biases if b is not None]) if biases[0] is not None else None
+    norms = _norms(tensors, prefix, s)
     return Layer(
-        weight("input_layernorm"),
-        torch.cat([weight(f"self_attn.{part}_proj") for part in "qkv"]).contiguous(),
-        weight("self_attn.o_proj"),
-        weight("post_attention_layernorm"),
-        torch.cat([weight("mlp.gate_proj"), weight("mlp.up_proj")]).contiguous(),
-        weight("mlp.down_proj"),
+        _turning(qkv, s, norms is None).t(),
+        None if bias is None else _turning(bias[:, None], s, norms is None)[:, 0].contiguous(),
+        norms,
+        tensors[f"{prefix}self_attn.o_proj.weight"].t(),
+        tensors.get(f"{prefix}self_attn.o_proj.bias"),
+        folded("post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj").t(),
+        tensors[f"{prefix}mlp.down_proj.weight"].t(),
     )
+
+
+def _turning(rows: Tensor, s: Shape, scaled: bool) -> Tensor:
+    """Rows [q, k, v] with the partners of rotary embedding side by side in q and k, and q scaled unless a norm undoes it."""
+    turning, scale = s.heads + s.kv_heads, 1 / math.sqrt(s.head_dim) if scaled else 1.0
+    qk, v = rows[: turning * s.head_dim], rows[turning * s.head_dim :]
+    halves = qk.view(turning, 2, s.head_dim // 2, -1).transpose(1, 2).reshape(qk.shape)
+    halves[: s.heads * s.head_dim] *= scale
+    return torch.cat([halves, v])
+
+
+def _norms(tensors: Mapping[str, Tensor], prefix: str, s: Shape) -> Tensor | None:
+    """The q and k norms of Qwen3, a row a head, with the scale of q."""
+    found = [tensors.get(f"{prefix}self_attn.{part}_norm.weight") for part in "qk"]
+    if found[0] is None or found[1] is None:
+        return None
+    q, k = (norm.view(2, -1).t().flatten() for norm in found if norm is not None)
+    return torch.stack([q / math.sqrt(s.head_dim)] * s.heads + [k] * s.kv_heads)

@@ -16,8 +16,8 @@ from forethought.core.scope import Call
 from forethought.models.protocol import Ability, Completion, Request
 
 if TYPE_CHECKING:
-    from forethought.engine.batch import Row
     from forethought.engine.engine import Engine
+    from forethought.engine.rows import Row
     from forethought.engine.sampling import Sampling
     from forethought.models.reading import Reader
 
@@ -25,7 +25,8 @@ PART = "\ufffd"
 
 
 class Local:
-    """A model on the local engine. Loads at its first use.
+    """A model on the local engine, with `kv_bytes` of memory for keys and values, its matrices in eight bits if asked for.
+    Loads at its first use.
 
     Token ids are the state of its drafts: text is encoded only where a draft came without ids. Raises UsageError if the
     path holds no model that the engine can run.
@@ -33,18 +34,24 @@ class Local:
 
     abilities: frozenset[Ability] = frozenset({"extend", "continue", "logprobs", "loglikelihood", "seed", "ordered"})
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
+    def __init__(self, path: Path, name: str | None = None, kv_bytes: int | None = None, int8: bool = False) -> None:
         if not path.exists():
             raise UsageError(f"{path} is not there: a local model is a folder in Hugging Face format or a GGUF file")
-        self.path, self.name = path, name or f"local:{path}"
+        self.path, self.name, self._kv_bytes, self._int8 = (
+            path,
+            name or f"local:{path}{' in int8' * int8}",
+            kv_bytes,
+            int8,
+        )
 
     @functools.cached_property
     def engine(self) -> Engine:
         with needed():
-            from forethought.engine.engine import Engine
+            from forethought.engine.engine import KV_BYTES, Engine
             from forethought.engine.weights import load
 
-            return Engine(load(self.path), self._stops)
+            kv_bytes = KV_BYTES if self._kv_bytes is None else self._kv_bytes
+            return Engine(load(self.path, self._int8), self._stops, kv_bytes)
 
     @functools.cached_property
     def reader(self) -> Reader:
@@ -84,6 +91,7 @@ class Local:
         ids = self.ids(request.messages, request.draft)
         row = await self.engine.generate(ids, sampling(request), call.seed, lambda row: call.progress(self._cost(row)))
         assert row.finish is not None
+        assert row.finish != "hook"
         tokens = tuple(row.tokens[:-1] if row.finish == "end" else row.tokens)
         text = self._added(self._written(request.draft), tokens, row.finish == "end")
         top = tuple(self._named(entry) for entry in row.top[: len(tokens)])

@@ -24,25 +24,27 @@ def default_name() -> str:
 
 
 @functools.cache
-def model_named(name: str, price: Price | None = None) -> Model:
-    """The model of this name; an endpoint's tokens may have a price.
+def model_named(name: str, price: Price | None = None, kv_bytes: int | None = None) -> Model:
+    """The model of this name; an endpoint's tokens may have a price, a local model's keys and values a limit.
 
     Loads nothing yet. Raises UsageError if the name is unknown or its files are not there.
     """
     kind, _, rest = name.partition(":")
     if price is not None and kind != "openai":
         raise UsageError(f"{name} runs here and has no price; endpoints (openai:MODEL@URL) do")
+    if kv_bytes is not None and kind == "openai":
+        raise UsageError(f"{name} does not run here: the memory of its keys and values is its server's")
     if name == "reasoner":
         from forethought.models.local import Local
         from forethought.reasoner.loader import folder
 
-        return Local(folder("generator"), name)
+        return Local(folder("generator"), name, kv_bytes)
     if name == "smollm2":
-        return _smollm2()
+        return _smollm2(kv_bytes)
     if kind == "local" and rest:
         from forethought.models.local import Local
 
-        return Local(Path(rest).expanduser(), name)
+        return Local(Path(rest).expanduser(), name, kv_bytes)
     if kind == "openai" and rest:
         from forethought.models.openai import OpenAI
 
@@ -50,11 +52,24 @@ def model_named(name: str, price: Price | None = None) -> Model:
     raise UsageError(unknown("model", name, KINDS))
 
 
-def _smollm2() -> Model:
+def bytes_of(text: str) -> int:
+    """Read an amount of memory: `512M`, `2G`, or a number of bytes."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    try:
+        found = int(float(number) * unit)
+    except (ValueError, OverflowError):
+        found = 0
+    if found <= 0:
+        raise UsageError(f"cannot read the amount of memory '{text}': write 512M or 2G")
+    return found
+
+
+def _smollm2(kv_bytes: int | None) -> Model:
     from forethought.models.local import Local
     from forethought.models.pull import path as pulled
 
     path = pulled()
     if path is None:
         raise UsageError("smollm2 is not here yet: run `forethought pull smollm2`")
-    return Local(path, "smollm2")
+    return Local(path, "smollm2", kv_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,13 @@ class Reader:
         self.piece = functools.cache(self._piece)
 
     def _prompt_ids(self, chat: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+        from jinja2 import TemplateError
+
         messages = [{"role": role, "content": content} for role, content in chat]
-        text = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
+        try:
+            text = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
+        except TemplateError as error:  # also what a template raises itself
+            raise UsageError(f"the model's chat template refuses this chat: {_first_line(error)}") from None
         return self.encode(text)
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -58,7 +64,9 @@ def _from_folder(path: Path) -> tuple[Any, Any, dict[str, str]]:
     separate = path / "chat_template.jinja"
     template = separate.read_text() if separate.exists() else config.get("chat_template")
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    return tokenizer, _compiled(template), {name: _token(config[name]) for name in names if config.get(name)}
+    specials = {name: _token(config[name]) for name in names if config.get(name)}
+    specials["begin"] = _begin(tokenizer, specials.get("bos_token", ""), bool(config.get("add_bos_token")))
+    return tokenizer, _compiled(template), specials
 
 
 def _token(entry: Any) -> str:
@@ -70,14 +78,43 @@ def _from_gguf(path: Path) -> tuple[Any, Any, dict[str, str]]:
 
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    added = bool(getattr(tokenizer, "add_bos_token", False))
+    specials["begin"] = _begin(tokenizer.backend_tokenizer, specials.get("bos_token", ""), added)
     return tokenizer.backend_tokenizer, _compiled(tokenizer.chat_template), specials
 
 
-PLAIN = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"  # for base models, which have no template
+def _begin(tokenizer: Any, bos: str, added: bool) -> str:
+    """What a plain text begins with: the first token of all texts, where the tokenizer sets one before them."""
+    return bos if added or tokenizer.token_to_id(bos) in tokenizer.encode("", add_special_tokens=True).ids else ""
 
 
-def _compiled(template: str | None) -> Any:
+PLAIN = "{{ begin }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}"  # for base models, which have no template
+
+
+def _compiled(template: str | list[dict[str, str]] | None) -> Any:
+    """With what templates expect of transformers. Of several named templates, the one called `default`."""
+    from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template or PLAIN)
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda how: datetime.now().strftime(how)
+    try:
+        return environment.from_string(template or PLAIN)
+    except TemplateError as error:
+        raise UsageError(f"the model's chat template cannot be read: {_first_line(error)}") from None
+
+
+def _refuse(message: str) -> None:
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

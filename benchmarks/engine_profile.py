@@ -1,0 +1,90 @@
+"""Where the time of a decode step goes, and how it grows with what the branches share.
+
+    python benchmarks/engine_profile.py --model smollm2
+
+For each length of the shared prefix: CPU milliseconds of a whole step, of attention (timed around it, and of this what is
+shared), of drawing tokens, and of the bare matrix products of the same shapes. CPU time is what is kept, since a step waits
+for nobody: numbers of a loaded machine are rough, but not nonsense.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from _common import Measured, machine, options, report
+from _contenders import prompt
+from engine import ROOM, batch, products
+from engine import model as chosen
+
+from forethought.engine import attention as attending
+from forethought.engine import llama
+from forethought.engine.drawing import Drawing
+from forethought.engine.llama import Llama
+
+PARTS = {"attention": (llama, "attention"), "shared attention": (attending, "_partial"), "drawing": (Drawing, "extend")}
+
+
+@contextmanager
+def timed(spent: Counter[str]) -> Iterator[None]:
+    """Time the parts of all steps meanwhile."""
+    before = {name: getattr(*where) for name, where in PARTS.items()}
+
+    def around(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*given: Any) -> Any:
+            start = time.process_time()
+            done = act(*given)
+            spent[name] += time.process_time() - start
+            return done
+
+        return wrapped
+
+    for name, (owner, attribute) in PARTS.items():
+        setattr(owner, attribute, around(name, before[name]))
+    yield
+    for name, (owner, attribute) in PARTS.items():
+        setattr(owner, attribute, before[name])
+
+
+def step(model: Llama, prefix: int, branches: int, steps: int) -> dict[str, float]:
+    """CPU milliseconds of one step and of its parts."""
+    made, spent = batch(model, prompt(model, prefix, prefix), branches), Counter[str]()
+    made.run(2)
+    with timed(spent):
+        start = time.process_time()
+        made.run(steps)
+        spent["step"] = time.process_time() - start
+    start = time.process_time()
+    products(model, branches, steps)
+    spent["bare products"] = time.process_time() - start
+    spent["step without attention"] = spent["step"] - spent["attention"]
+    return {name: 1000 * seconds / steps for name, seconds in spent.items()}
+
+
+def main() -> None:
+    parser = options(__doc__ or "", 5)
+    parser.add_argument("--model", default="reasoner", choices=["reasoner", "smollm2"])
+    parser.add_argument("--branches", type=int, default=64)
+    parser.add_argument("--prefixes", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
+    parser.add_argument("--steps", type=int, default=32)
+    asked = parser.parse_args()
+    before, model = machine() | {"threads": torch.get_num_threads()}, chosen(asked.model)
+    prefixes = [min(prefix, model.shape.positions - ROOM) for prefix in asked.prefixes]
+    rounds = [
+        {prefix: step(model, prefix, asked.branches, asked.steps) for prefix in prefixes}
+        for _ in range(asked.repetitions)
+    ]
+    found = [
+        Measured(f"{name}, prefix of {prefix}", "ms", [r[prefix][name] for r in rounds])
+        for prefix in prefixes
+        for name in rounds[0][prefix]
+    ]
+    report(f"engine-{asked.model}-profile", found, before, asked.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""From hidden states to what rows want of them: next tokens, likelihoods, a classifier's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from forethought.core.errors import ModelError
+from forethought.engine.llama import Llama, approval, project
+from forethought.engine.rows import Row, Verdict
+from forethought.engine.sampling import Controls, choose, penalise
+
+BROKEN = "the model gave logits that are not numbers"
+
+
+class Drawing:
+    """Draws tokens for rows. `stops` tells whether a row has just completed a stop string."""
+
+    def __init__(self, model: Llama, stops: Callable[[Row], bool]) -> None:
+        self.model, self.stops = model, stops
+        self._rows: list[Row] = []
+        self._controls = Controls([])
+
+    def extend(self, rows: Sequence[Row], hidden: Tensor) -> None:
+        """One token for each row, after its `hidden` state."""
+        if list(rows) != self._rows:  # the same rows decode for many steps
+            self._rows, self._controls = list(rows), Controls([row.how for row in rows], hidden.device)
+        logits = project(self.model, hidden)
+        steered = self._steer(rows, logits)
+        uniforms = torch.tensor([row.stream() for row in rows], dtype=torch.double, device=hidden.device)
+        chosen = choose(steered, self._controls, uniforms)
+        self._force(rows, chosen)
+        norms = logits.logsumexp(-1)
+        logprobs = (logits.gather(1, chosen[:, None]).squeeze(1) - norms).tolist()
+        for i, (row, token, logprob) in enumerate(zip(rows, chosen.tolist(), logprobs, strict=True)):
+            if logprob != logprob:
+                row.error = row.error or ModelError(BROKEN)
+            if row.how.top and row.error is None:
+                values, ids = (logits[i] - norms[i]).topk(min(row.how.top, logits.shape[1]))
+                row.top.append(dict(zip(ids.tolist(), values.tolist(), strict=True)))
+            if not row.ended:
+                self._append(row, token, logprob)
+
+    def _steer(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
+        """Hooks, penalties and bans. Likelihoods are told of the logits as they were, so these are copied first."""
+        steered = logits
+        for i, row in enumerate(rows):
+            how = row.how
+            early = len(row.tokens) < how.min_tokens
+            if row.hook is None and not how.banned and not early and not how.penalises:
+                continue
+            steered = logits.clone() if steered is logits else steered
+            if how.penalises:
+                penalise(steered[i], how, row.ids, row.tokens)
+            self._ask(row, logits[i], steered[i])
+            out = [*how.banned, *(self.model.eos if early else ())]
+            if out:
+                steered[i, out] = -torch.inf
+        return steered
+
+    def _ask(self, row: Row, logits: Tensor, steered: Tensor) -> None:
+        """Do what a hook wants. One that fails fails its own row."""
+        if row.hook is None:
+            return
+        try:
+            verdict = row.hook(row, logits) or Verdict()
+            for token, bias in verdict.bias.items():
+                steered[token] += bias
+        except Exception as error:  # noqa: BLE001 - raised again by the one who waits for this row
+            row.error = error
+            return
+        if verdict.stop:
+            row.finish = "hook"
+
+    def _force(self, rows: Sequence[Row], chosen: Tensor) -> None:
+        for i, row in enumerate(rows):
+            if len(row.tokens) < len(row.how.forced):
+                chosen[i] = row.how.forced[len(row.tokens)]
+
+    def _append(self, row: Row, token: int, logprob: float) -> None:
+        row.tokens.append(token)
+        row.logprobs.append(logprob)
+        try:
+            if token in self.model.eos:
+                row.finish = "end"
+            elif row.how.stop and self.stops(row):
+                row.finish = "stop"
+            elif len(row.tokens) >= row.how.max_tokens or row.length > self.model.shape.positions:
+                row.finish = "length"
+        except Exception as error:  # noqa: BLE001 - raised again by the one who waits for this row
+            row.error = error
+
+    def given(self, row: Row, hidden: Tensor, start: int) -> None:
+        """What a classifier says of the tokens of `ids` from `start` on, or their likelihood where that is asked for."""
+        if self.model.classifies:
+            outputs = approval(self.model, hidden)
+            row.outputs += outputs.tolist()
+            healthy = bool(outputs.isfinite().all())
+        elif row.graded_from is not None:
+            healthy = self._grade(row, hidden, start, row.graded_from)
+        else:
+            return
+        if not healthy:
+            row.error = ModelError(BROKEN)
+
+    def _grade(self, row: Row, hidden: Tensor, start: int, graded_from: int) -> bool:
+        skip = max(0, graded_from - 1 - start)
+        asked = torch.tensor(
+            row.ids[start + skip + 1 : start + len(hidden) + 1], dtype=torch.long, device=hidden.device
+        )
+        logprobs = project(self.model, hidden[skip : skip + len(asked)]).log_softmax(-1)
+        row.logprobs += logprobs.gather(1, asked[:, None]).squeeze(1).tolist()
+        for values, ids in zip(*logprobs.topk(row.how.top), strict=True) if row.how.top and len(asked) else ():
+            row.top.append(dict(zip(ids.tolist(), values.tolist(), strict=True)))
+        return not logprobs.isnan().any()

@@ -1,0 +1,177 @@
+"""Where the tokens of a step go and what they attend to: tensors that are kept from step to step while the rows stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from forethought.engine.attention import Lane, Shared
+from forethought.engine.llama import Llama, Step
+from forethought.engine.pages import Run
+from forethought.engine.prefixes import PrefixTree
+from forethought.engine.rows import Row
+from forethought.engine.sharing import plan
+from forethought.engine.slots import Slots
+
+LANE = 1 << 15  # reads a layer: what the kernels of one more lane cost, roughly
+
+
+class Layout:
+    """Slots of live rows and the steps over them."""
+
+    def __init__(self, model: Llama, tree: PrefixTree) -> None:
+        s = self._shape = model.shape
+        self._device, self._tree = model.embedding.device, tree
+        self.slots = Slots(s.layers, s.kv_heads, s.head_dim, self._device)
+        self._replan = self._rebuild = True
+        self._positions = self._columns = self._places = torch.empty(0, dtype=torch.long)
+        self._together: tuple[Shared, ...] = ()
+
+    def joined(self) -> None:
+        """Rows have come, or know more: what they share is planned anew."""
+        self._replan = self._rebuild = True
+
+    def left(self) -> None:
+        """Rows have gone or moved."""
+        self._rebuild = True
+
+    def step(self, decoding: Sequence[Row], reading: Sequence[Row], takes: Sequence[int]) -> Step:
+        """The next token of each of `decoding`, and the next `takes` tokens of `reading`."""
+        if self._replan:
+            self._arrange([*decoding, *reading])
+        self._reserve(decoding, reading, takes)
+        ids = [row.tokens[-1] for row in decoding]
+        lanes = [self._decode_lane(decoding)] if decoding else []
+        positions, places = self._positions[: len(decoding)], self._places if decoding else self._places[:0]
+        if reading:
+            ids += [i for row, take in zip(reading, takes, strict=True) for i in _next(row, take)]
+            where, write = list[Tensor](), list[Tensor]()
+            for some in like(takes, [_columns(row) for row in reading]):
+                first = len(decoding) + sum(takes[: some.start])
+                lane, at, columns, slots = self._read_lane(
+                    reading[some], takes[some], len(decoding) + some.start, first
+                )
+                lanes.append(lane)
+                where.append(at)
+                write.append(self.slots.places(slots, columns))
+            positions, places = torch.cat([positions, *where]), torch.cat([places, *write])
+        return Step(torch.tensor(ids, device=self._device), positions, places, tuple(lanes))
+
+    def _arrange(self, rows: Sequence[Row]) -> None:
+        """Plan what is shared, and bring what is not into the slots."""
+        self.slots.reserve(len(rows), 1, used(rows))
+        for slot, (row, (shared, copied)) in enumerate(zip(rows, plan(rows, self._tree), strict=True)):
+            place = row.place
+            assert place is not None
+            if copied != place.copied or place.tail != place.known:
+                own = self.slots.row(slot, place.column(place.known), place.columns).clone()
+                place.copied, place.tail = copied, place.known
+                self.slots.reserve(len(rows), place.columns + 1, used(rows))
+                start = 0
+                for run in copied:
+                    self.slots.row(slot, start, start + run.length).copy_(self._tree.pages.view(run))
+                    start += run.length
+                self.slots.row(slot, start, place.columns).copy_(own)
+            place.shared = shared
+        self._replan = False
+
+    def _reserve(self, decoding: Sequence[Row], reading: Sequence[Row], takes: Sequence[int]) -> None:
+        wanted = [_columns(row) + 1 for row in decoding]
+        wanted += [_columns(row) + take for row, take in zip(reading, takes, strict=True)]
+        self._rebuild |= self.slots.reserve(len(wanted), max(wanted), max(wanted))
+
+    def _decode_lane(self, rows: Sequence[Row]) -> Lane:
+        if self._rebuild:
+            self._positions = self._long([row.length - 1 for row in rows])
+            self._columns = self._long([_columns(row) for row in rows])
+            self._places = self.slots.places(self._long(range(len(rows))), self._columns)
+            self._together = self._shared(rows)
+            self._rebuild = False
+        else:
+            self._positions, self._columns = self._positions + 1, self._columns + 1
+            self._places = self._places + 1
+        columns = [_columns(row) + 1 for row in rows]
+        length = max(columns)
+        mask = None
+        if min(columns) < length:
+            mask = self._mask(self._columns[:, None], length, 1)
+        window = self.slots.window(0, len(rows), length)
+        return Lane(len(rows), 1, length, slice(0, len(rows)), *window, mask, shared=self._together)
+
+    def _read_lane(
+        self, rows: Sequence[Row], takes: Sequence[int], first: int, token: int
+    ) -> tuple[Lane, Tensor, Tensor, Tensor]:
+        """The lane of rows from slot `first` and flat token `token` on, and the position, column and slot of each of its
+        tokens.
+        """
+        time, length = max(takes), max(_columns(row) + take for row, take in zip(rows, takes, strict=True))
+        taken, steps = self._long(takes), torch.arange(time, device=self._device)
+        real = steps < taken[:, None]  # [rows, time]
+        filled = self._long([row.place.filled for row in rows if row.place is not None])
+        columns = self._long([_columns(row) for row in rows])[:, None] + steps
+        slots = torch.arange(first, first + len(rows), device=self._device)[:, None].expand(-1, time)
+        padded = flat = None
+        if min(takes) < time:
+            begin = taken.cumsum(0) - taken
+            padded = (begin[:, None] + torch.minimum(steps, taken[:, None] - 1)).view(-1)
+            flat = real.view(-1).nonzero().squeeze(1)
+        mask = self._mask(columns, length, self._shape.heads // self._shape.kv_heads) if length > 1 else None
+        window = self.slots.window(first, len(rows), length)
+        tokens = slice(token, token + sum(takes))
+        lane = Lane(len(rows), time, length, tokens, *window, mask, padded, flat, self._shared(rows))
+        return lane, (filled[:, None] + steps)[real], columns[real], slots[real]
+
+    def _mask(self, columns: Tensor, length: int, group: int) -> Tensor:
+        """-inf behind each query's own column: [rows * kv_heads, time * group, length] from columns [rows, time]."""
+        hidden = torch.arange(length, device=self._device) > columns[..., None]
+        mask = torch.zeros(hidden.shape, device=self._device).masked_fill_(hidden, -torch.inf)
+        rows, time, _ = mask.shape
+        whole = mask[:, None, :, None].expand(rows, self._shape.kv_heads, time, group, length)
+        return whole.reshape(rows * self._shape.kv_heads, time * group, length)
+
+    def _shared(self, rows: Sequence[Row]) -> tuple[Shared, ...]:
+        """What the rows of a lane read together, with who reads it."""
+        readers = dict[Run, list[int]]()
+        for i, row in enumerate(rows):
+            for run in row.place.shared if row.place is not None else ():
+                readers.setdefault(run, []).append(i)
+        found = list[Shared]()
+        for run, members in readers.items():
+            kv = self._tree.pages.view(run)
+            who = None if len(members) == len(rows) else self._long(members)
+            found.append(Shared(kv[:, 0].unbind(), kv[:, 1].unbind(), who))
+        return tuple(found)
+
+    def _long(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._device)
+
+
+def used(rows: Sequence[Row]) -> int:
+    """How many columns of their slots they have at most."""
+    return max((_columns(row) for row in rows), default=0)
+
+
+def like(takes: Sequence[int], columns: Sequence[int]) -> Iterator[slice]:
+    """Cut reading rows into lanes of such that are alike: a lane is a rectangle, as long as its longest row, and what that
+    adds to the reads of its rows is less than themselves, or than what one more lane costs.
+    """
+    start, time, length, reads = 0, 0, 0, 0
+    for i, (take, had) in enumerate(zip(takes, columns, strict=True)):
+        wide, long, own = max(time, take), max(length, had + take), take * (had + take)
+        if i > start and (i + 1 - start) * wide * long > 2 * (reads + own) + LANE:
+            yield slice(start, i)
+            start, wide, long, reads = i, take, had + take, 0
+        time, length, reads = wide, long, reads + own
+    yield slice(start, len(takes))
+
+
+def _columns(row: Row) -> int:
+    assert row.place is not None
+    return row.place.columns
+
+
+def _next(row: Row, take: int) -> tuple[int, ...]:
+    assert row.place is not None
+    return row.ids[row.place.filled : row.place.filled + take]

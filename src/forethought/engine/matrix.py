@@ -1,0 +1,52 @@
+"""Matrices of weights: plain ones, or in eight bits with a scale an output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FEW = 8  # rows: with more of them a product in fp32 is faster, also if its matrix has to be made first
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """`rows` [outputs, inputs] in eight bits and `scales` [outputs]: a single stream, which waits for memory, reads a quarter.
+
+    The nearest of 255 values an output; activations are rounded to bfloat16 where there are few. This changes logits: what it
+    costs is measured in `docs/engine.md`.
+    """
+
+    rows: Tensor
+    scales: Tensor
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> Int8:
+        """From a matrix [inputs, outputs]."""
+        scales = matrix.abs().amax(0).clamp_min(1e-12) / 127
+        return cls((matrix / scales).round().to(torch.int8).t().contiguous(), scales)
+
+    def times(self, x: Tensor) -> Tensor:
+        if len(x) > FEW:
+            return torch.mm(x, self.rows.t().to(x.dtype)).mul_(self.scales)
+        found: Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.rows, self.scales.bfloat16())
+        return found.to(x.dtype)
+
+
+Matrix = Tensor | Int8
+
+
+def times(x: Tensor, matrix: Matrix, bias: Tensor | None = None) -> Tensor:
+    """x @ matrix [inputs, outputs] + bias."""
+    if isinstance(matrix, Int8):
+        return matrix.times(x) if bias is None else matrix.times(x).add_(bias)
+    return torch.mm(x, matrix) if bias is None else torch.addmm(bias, x, matrix)
+
+
+def add_times(total: Tensor, x: Tensor, matrix: Matrix) -> None:
+    """Add x @ matrix to `total`, in place."""
+    if isinstance(matrix, Int8):
+        total.add_(matrix.times(x))
+    else:
+        total.addmm_(x, matrix)

@@ -1,0 +1,118 @@
+"""One request to the engine, and what has become of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from forethought.engine.pages import Run
+from forethought.engine.prefixes import Node
+from forethought.engine.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a hook wants: `stop` ends the row before its next token, `bias` is added to logits by token id."""
+
+    stop: bool = False
+    bias: Mapping[int, float] = field(default_factory=dict)
+
+
+Hook = Callable[["Row", Tensor], Verdict | None]
+"""Looks at a row and at the logits [vocabulary] of its next token before that is drawn. It may not change them."""
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """`tokens` are the new ones, `logprobs` their natural logarithms under the model at temperature 1, `top` the alternatives
+    asked for. `cached` tokens were known to the tree, `computed` ones were not; `reads` counts the token-steps that
+    attention looked at. `outputs` is what a classifier said after each token of `ids`. `finish` is `hook` where its hook
+    stopped it; `top` then ends with the alternatives to the token that was not drawn.
+    """
+
+    ids: tuple[int, ...]
+    how: Sampling
+    seed: int
+    progress: Callable[[Row], None] = lambda row: None
+    graded_from: int | None = None
+    hook: Hook | None = None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    top: list[dict[int, float]] = field(default_factory=list)
+    outputs: list[float] = field(default_factory=list)
+    finish: Literal["stop", "end", "length", "hook"] | None = None
+    error: Exception | None = None
+    cached: int = 0
+    computed: int = 0
+    reads: int = 0
+    done: bool = False
+    cancelled: bool = False
+    place: Place | None = None
+    uniforms: list[float] = field(default_factory=list)
+
+    @property
+    def seat(self) -> Place:
+        """Its place; only a live row has one."""
+        assert self.place is not None
+        return self.place
+
+    @property
+    def length(self) -> int:
+        return len(self.ids) + len(self.tokens)
+
+    @property
+    def most(self) -> int:
+        """The tokens that it may come to."""
+        return len(self.ids) + self.how.max_tokens
+
+    @property
+    def reusable(self) -> int:
+        """How many tokens need not be computed if the tree knows them: all up to the first whose output is asked for."""
+        if self.graded_from is not None:
+            return self.graded_from - 1
+        return len(self.ids) - 1 if self.how.max_tokens else len(self.ids)
+
+    @property
+    def ended(self) -> bool:
+        return self.finish is not None or self.error is not None
+
+    def stream(self) -> float:
+        """The next number of this row's own random stream; neighbours in the batch have no part in it."""
+        if not self.uniforms:
+            self.uniforms = np.random.Generator(np.random.Philox(self.seed)).random(self.how.max_tokens).tolist()
+        return self.uniforms[len(self.tokens)]
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """Where the keys and values of a live row's first `filled` tokens are.
+
+    The first `known` lie in the tree down to `node`, which the row has locked. Attention reads `shared` runs of the pool
+    together with other rows; `copied` runs of the pool stand at the beginning of the row's slot, and the tokens from
+    `tail` on behind them. `last` is the hidden state after a prompt of which nothing is left to read.
+    """
+
+    node: Node
+    known: int
+    filled: int
+    tail: int
+    promised: int = 0
+    last: Tensor | None = None
+    shared: tuple[Run, ...] = ()
+    copied: tuple[Run, ...] = ()
+
+    @property
+    def head(self) -> int:
+        return sum(run.length for run in self.copied)
+
+    @property
+    def columns(self) -> int:
+        return self.head + self.filled - self.tail
+
+    def column(self, token: int) -> int:
+        """Where in the slot a token of the tail stands."""
+        return self.head + token - self.tail

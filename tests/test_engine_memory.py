@@ -1,0 +1,142 @@
+"""Memory and turns: what is stored, who waits, who is bounded by what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forethought.core.errors import UsageError
+from forethought.engine import batch, layout
+from forethought.engine.engine import Engine
+from forethought.engine.layout import LANE, like
+from forethought.engine.pages import PAGE, pages_of
+from forethought.engine.rows import Row
+from forethought.engine.sampling import Sampling
+from forethought.engine.weights import load
+from tests import tiny
+from tests.test_engine import Ids, check_idle, prompt, together
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("generator")
+    tiny.generator(path)
+    return path
+
+
+@pytest.fixture
+def make(folder: Path) -> Callable[..., Engine]:
+    model = replace(load(folder), eos=frozenset())
+    return lambda **how: Engine(model, lambda row: False, **how)
+
+
+async def test_what_is_shared_is_stored_once(make: Callable[..., Engine]) -> None:
+    """Pages at their peak: 1.1 times those of the unique tokens, and one a branch."""
+    engine, texts, most = make(rows=32), [prompt(100)], 0
+    for step in range(6):
+        asked = [
+            (text, Sampling(20), step * 100 + i) for i, text in enumerate(texts) for _ in range(1 + 15 * (not step))
+        ]
+        asked = [(ids, how, seed * 16 + i) for i, (ids, how, seed) in enumerate(asked)]
+        texts = [(*row.ids, *row.tokens) for row in await together(engine, asked)]
+        most = max(most, len(texts))
+    unique = sum(len(node.tokens) for node in engine.batch.tree.nodes())
+    assert unique == 100 + 16 * (6 * 20) - 16  # nobody computes the last token of a text
+    assert engine.statistics.pages_peak <= 1.1 * unique / PAGE + most
+    check_idle(engine)
+
+
+async def test_who_does_not_fit_waits_for_its_turn(make: Callable[..., Engine]) -> None:
+    page = make().batch.pages.page_bytes
+    engine, asked, order = make(kv_bytes=8 * page), list[int](), list[int]()
+
+    async def one(i: int) -> None:
+        asked.append(i)
+        await engine.generate(prompt(40, i), Sampling(30), i)  # takes five pages: no two of them fit
+        order.append(i)
+
+    async with anyio.create_task_group() as tasks:
+        for i in range(6):
+            tasks.start_soon(one, i)
+    assert order == asked
+    assert engine.statistics.pages_peak <= 8
+    assert engine.statistics.occupancy == 1
+    with pytest.raises(UsageError, match="there are"):
+        await engine.generate(prompt(100), Sampling(29), 0)
+    check_idle(engine)
+
+
+async def test_slots_are_bounded(make: Callable[..., Engine]) -> None:
+    """Many short rows do not each get a slot as long as the one long row's."""
+    page = make().batch.pages.page_bytes
+    engine = make(kv_bytes=64 * page, rows=64)
+    asked = [(prompt(500, 99), Sampling(4), 99)] + [(prompt(5, i), Sampling(4), i) for i in range(40)]
+    rows = await together(engine, asked)
+    assert [row.tokens for row in rows] == [(await make().generate(*a)).tokens for a in asked]
+    assert engine.batch.seats.layout.slots.tokens <= 2 * 64 * PAGE + 512
+    check_idle(engine)
+
+
+@given(st.lists(st.tuples(st.integers(1, 512), st.integers(0, 4000)), min_size=1, max_size=40))
+def test_lanes_of_reading_rows_are_little_longer_than_their_rows(rows: list[tuple[int, int]]) -> None:
+    takes, columns = [take for take, _ in rows], [had for _, had in rows]
+    lanes = list(like(takes, columns))
+    assert [i for lane in lanes for i in range(lane.start, lane.stop)] == list(range(len(rows)))
+    for lane in lanes:
+        some = list(zip(takes[lane], columns[lane], strict=True))
+        area = len(some) * max(take for take, _ in some) * max(take + had for take, had in some)
+        assert area <= 2 * sum(take * (take + had) for take, had in some) + LANE
+
+
+async def test_rows_of_many_lengths_are_read_beside_each_other(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = (3, 90, 1, 2, 200, 5, 70, 4)
+    asked = [(prompt(length, length), Sampling(6), length) for length in lengths]
+    want = [(await make().generate(*a)).tokens for a in asked]
+    for lane in (1, 500, 10**9):
+        monkeypatch.setattr(layout, "LANE", lane)
+        assert [row.tokens for row in await together(make(), asked)] == want
+
+
+async def test_decoding_does_not_wait_for_a_long_prompt(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "PREFILL_TOKENS", 16)
+    engine = make()
+    writing = [engine_row(prompt(5, i), 60, i) for i in range(3)]
+    engine.batch.waiting.extend(writing)
+    engine.batch.run(4)
+    engine.batch.waiting.append(long := engine_row(prompt(400, 9), 1, 9))
+    for step in range(24):
+        before = [len(row.tokens) for row in writing]
+        engine.batch.run(1)
+        assert [len(row.tokens) for row in writing] == [n + 1 for n in before]
+        assert long.place is not None
+        assert long.place.filled == 16 * (step + 1)
+
+
+async def test_a_cancelled_row_frees_its_pages_in_the_same_step(make: Callable[..., Engine]) -> None:
+    engine = make()
+    rows = [engine_row(prompt(40, i), 100, i) for i in range(4)]
+    engine.batch.waiting.extend(rows)
+    engine.batch.run(3)
+    pages, before = engine.batch.pages, engine.batch.pages.reserved
+    rows[1].cancelled = rows[3].cancelled = True
+    engine.batch.run(1)
+    assert engine.batch.live == [rows[0], rows[2]]
+    assert pages.reserved == before // 2
+    engine.batch.tree.evict(pages.count)  # what the cancelled had read is not locked any more
+    assert pages.used == 2 * pages_of(40)
+
+
+def engine_row(ids: Ids, new: int, seed: int) -> Row:
+    return Row(ids, Sampling(new), seed)
