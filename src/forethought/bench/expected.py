@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,15 +51,19 @@ def best(answer: NDArray[np.intp], right: NDArray[np.bool_], grade: Numbers, n: 
     """By order statistics. None where answers right and wrong share a grade."""
     known = np.where(np.isnan(grade), -np.inf, grade)[answer >= 0]
     correct = right[answer[answer >= 0]]
-    credit, lower = 0.0, len(answer) - len(known)  # who cannot be read is below all
-    for value in np.unique(known):
-        of = correct[known == value]
-        if of.any() and not of.all():
-            return None
-        chance = (math.comb(lower + len(of), n) - math.comb(lower, n)) / math.comb(len(answer), n)
-        credit += chance * bool(of.all())
-        lower += len(of)
-    return credit
+    _, place, sizes = np.unique(known, return_inverse=True, return_counts=True)
+    good = np.bincount(place, correct, len(sizes))
+    if ((good > 0) & (good < sizes)).any():
+        return None
+    upto = len(answer) - len(known) + sizes.cumsum()  # who cannot be read is below all
+    inside = all_inside(len(answer), n)
+    return float((inside[upto] - inside[upto - sizes]) @ (good > 0))
+
+
+@lru_cache(maxsize=64)
+def all_inside(samples: int, n: int) -> Numbers:
+    """The chance that n of so many samples are all among the first k, for k = 0, 1, ..."""
+    return np.array([math.comb(k, n) / math.comb(samples, n) for k in range(samples + 1)])
 
 
 def majority(answer: NDArray[np.intp], right: NDArray[np.bool_], n: int) -> float | None:

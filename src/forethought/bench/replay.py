@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import anyio
@@ -49,7 +50,7 @@ class Calibration(NamedTuple):
 NOTHING = Calibration(math.nan, math.nan, math.nan)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Tallied:
     """What has been counted for one row of the result: of each problem, and of each of its choices of samples."""
 
@@ -106,10 +107,8 @@ def replay(
     rules = {spelling: counting(spelling, table) for spelling in select}
     programs = {spelling: methods.parse(spelling) for spelling in method}
     found = {(spelling, n): Tallied() for spelling in (*rules, *programs) for n in sizes}
-    for spelling, rule in rules.items():
-        for n in sizes:
-            count(found[spelling, n], fitted(rule, asked, n), table, asked, n)
-            found[spelling, n].close()
+    for n in sizes:
+        count({found[spelling, n]: fitted(rule, asked, n) for spelling, rule in rules.items()}, table, asked, n)
     for spelling, program in programs.items():
         for n in sizes:
             anyio.run(perform, found[spelling, n], with_n(program, n), table, asked, n)
@@ -163,17 +162,27 @@ def votes_on(table: Table, rows: Indices, weight: Numbers | None = None) -> Vote
     return Votes(table.pool, rows, even, table.right.shape[1])
 
 
-def choices(size: int, n: int, order: Order, problem: int) -> Indices:
+@lru_cache(maxsize=256)
+def choices(size: int, n: int, order: Order) -> Indices:
     """Which n samples of a problem are looked at: the first, or all choices if they are few, or 200 at random.
 
-    Random ones are nested: those for a smaller n are beginnings of those for a larger one.
+    Random ones are nested: those for a smaller n are beginnings of those for a larger one. Problems of equal size have
+    the same ones: their samples have nothing to do with one another.
     """
     if order == "given":
         return np.arange(n)[None]
-    rng = np.random.default_rng((SEED, problem))
     if math.comb(size, n) <= SUBSETS:
-        return rng.permuted(np.array(list(itertools.combinations(range(size), n)), dtype=np.intp), axis=1)
-    return rng.random((SUBSETS, size)).argsort(1)[:, :n]
+        every = np.array(list(itertools.combinations(range(size), n)), dtype=np.intp)
+        return np.random.default_rng(SEED).permuted(every, axis=1)
+    return orders(size)[:, :n]
+
+
+@lru_cache(maxsize=256)
+def orders(size: int) -> Indices:
+    """All orders of a few samples, else 200 at random."""
+    if math.factorial(min(size, 20)) <= SUBSETS:
+        return np.array(list(itertools.permutations(range(size))), dtype=np.intp)
+    return np.random.default_rng(SEED).random((SUBSETS, size)).argsort(1)
 
 
 def batches(table: Table, order: Order, n: int) -> Iterator[tuple[Indices, Indices, Indices]]:
@@ -183,7 +192,7 @@ def batches(table: Table, order: Order, n: int) -> Iterator[tuple[Indices, Indic
     step = max(1, AT_ONCE // each)
     for i in range(0, len(some), step):
         part = some[i : i + step]
-        drawn = [choices(int(table.size[p]), n, order, p) for p in part]
+        drawn = [choices(int(table.size[p]), n, order) for p in part]
         owner = np.repeat(np.arange(len(part)), [len(d) for d in drawn])
         rows = np.concatenate([table.start[p] + d for p, d in zip(part, drawn, strict=True)])
         yield np.array(part), rows, owner
@@ -195,19 +204,23 @@ def credited(tally: Tally, right: NDArray[np.bool_]) -> Numbers:
     return np.asarray((lead & right).sum(1) / np.maximum(lead.sum(1), 1))
 
 
-def count(made: Tallied, rule: Tallying, table: Table, asked: Replay, n: int) -> None:
-    """All problems under one selection at one n."""
+def count(rules: Mapping[Tallied, Tallying], table: Table, asked: Replay, n: int) -> None:
+    """All problems under these selections at one n."""
     for part, rows, owner in batches(table, asked.order, n):
-        tally = rule.tally(votes_on(table, rows))
-        credit = credited(tally, table.right[part[owner]])
-        weight = 1 / np.bincount(owner)[owner]
-        mean = np.bincount(owner, credit * weight)
-        if asked.order == "shuffled":
-            mean = np.array([exact(rule, table, p, n, m) for p, m in zip(part.tolist(), mean.tolist(), strict=True)])
-        made.credit += mean.tolist()
-        made.add(tally, credit, weight)
-        made.samples += [float(n)] * len(part)
-        made.tokens += [spent(asked.problems[p], range(n), asked.order, n) for p in part.tolist()]
+        votes, right, weight = votes_on(table, rows), table.right[part[owner]], 1 / np.bincount(owner)[owner]
+        tokens = [spent(asked.problems[p], range(n), asked.order, n) for p in part.tolist()]
+        for made, rule in rules.items():
+            tally = rule.tally(votes)
+            credit = credited(tally, right)
+            mean = np.bincount(owner, credit * weight).tolist()
+            if asked.order == "shuffled":
+                mean = [exact(rule, table, p, n, m) for p, m in zip(part.tolist(), mean, strict=True)]
+            made.credit += mean
+            made.add(tally, credit, weight)
+            made.samples += [float(n)] * len(part)
+            made.tokens += tokens
+    for made in rules:
+        made.close()
 
 
 def exact(rule: Tallying, table: Table, problem: int, n: int, otherwise: float) -> float:
@@ -232,8 +245,8 @@ async def perform(made: Tallied, method: Method, table: Table, asked: Replay, n:
     for problem in np.flatnonzero(table.size >= n).tolist():
         recorded = asked.problems[problem]
         size = int(table.size[problem])
-        orders = choices(size, size, asked.order, problem) if asked.order == "given" else permutations(size, problem)
-        played = [await play(method, recorded, order) for order in orders.tolist()]
+        tried = choices(size, size, "given") if asked.order == "given" else orders(size)
+        played = [await play(method, recorded, order) for order in tried.tolist()]
         width = max(len(one.samples) for one in played)
         rows = np.zeros((len(played), max(width, 1)), dtype=np.intp)
         weight = np.zeros(rows.shape)
@@ -247,10 +260,3 @@ async def perform(made: Tallied, method: Method, table: Table, asked: Replay, n:
         tokens = [spent(recorded, one.drawn, "given", n) for one in played]
         known = [t for t in tokens if t is not None]
         made.tokens.append(float(np.mean(known)) if len(known) == len(tokens) else None)
-
-
-def permutations(size: int, problem: int) -> Indices:
-    """All orders of a few samples, else 200 at random: the beginnings of these are the random choices of n."""
-    if math.factorial(min(size, 20)) <= SUBSETS:
-        return np.array(list(itertools.permutations(range(size))), dtype=np.intp)
-    return np.random.default_rng((SEED, problem)).random((SUBSETS, size)).argsort(1)

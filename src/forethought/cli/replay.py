@@ -13,7 +13,7 @@ from forethought.bench.replay import Order, Replay, Tallied, replay
 from forethought.cli import show
 from forethought.core.errors import UsageError
 
-COLUMNS = ("rule", "n", "accuracy", "95%", "drawn", "tokens", "pass@n", "ECE", "Brier", "AUC", "problems")
+COLUMNS = ("n", "accuracy", "95%", "drawn", "tokens", "pass@n", "ECE", "Brier", "AUC", "problems")
 
 
 def run_replay(
@@ -39,12 +39,10 @@ def run_replay(
             out.write_text(json.dumps([row for row, _ in found], indent=2) + "\n")
         except OSError as error:
             raise UsageError(f"cannot write {out}: {error}") from None
-    rows = [cells(row, made) for row, made in found]
-    told = [i for i in range(len(COLUMNS)) if any(row[i] != "-" for row in rows)]
-    shown = show.table([COLUMNS[i] for i in told], [[row[i] for i in told] for row in rows], f"{file}, {order} order")
-    for column in shown.columns[1:]:
-        column.no_wrap = True
-    show.console.print(shown)
+    show.console.print(f"{file}, {order} order", markup=False, highlight=False)
+    for rule in dict.fromkeys(row["method"] or row["select"] for row, _ in found):
+        rows = [cells(row, made) for row, made in found if rule == (row["method"] or row["select"])]
+        show.console.print(show.table(COLUMNS, rows, f"\n{rule}"))
 
 
 def sizes_of(text: str | None) -> list[int] | None:
@@ -60,7 +58,6 @@ def sizes_of(text: str | None) -> list[int] | None:
 def cells(row: dict[str, Any], made: Tallied) -> Sequence[str]:
     spent = row["mean_new_tokens"]
     return (
-        row["method"] or row["select"],
         str(row["n"]),
         f"{row['accuracy']:.1%}",
         f"{row['low']:.0%}-{row['high']:.0%}",
