@@ -246,7 +246,7 @@ async def perform(made: Tallied, method: Method, table: Table, asked: Replay, n:
         recorded = asked.problems[problem]
         size = int(table.size[problem])
         tried = choices(size, size, "given") if asked.order == "given" else orders(size)
-        played = [await play(method, recorded, order) for order in tried.tolist()]
+        played = [await play(method, recorded, order[:n]) for order in tried.tolist()]
         width = max(len(one.samples) for one in played)
         rows = np.zeros((len(played), max(width, 1)), dtype=np.intp)
         weight = np.zeros(rows.shape)

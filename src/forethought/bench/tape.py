@@ -39,7 +39,10 @@ class Tape:
                 f"{self.method.name} asks for more than whole drafts of the problem at one temperature, "
                 "so recorded samples are not enough for it"
             )
-        sample = self.order[call.place[-2]]  # a draft's place is its index in the population, and then the call's
+        index = call.place[-2]  # a draft's place is its index in the population, and then the call's
+        if index >= len(self.order):
+            raise UsageError(f"{self.method} draws more than n drafts, so recorded samples are not enough for it")
+        sample = self.order[index]
         self.asked.append(sample)
         said, cost = self.recorded.said[sample], self.recorded.drafts[sample].cost
         return Completion("?" if said is None else f"={said}", "end", cost._replace(calls=1), (sample,))
