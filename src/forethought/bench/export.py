@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from forethought.assembly import assemble, model_of
 from forethought.bench.prefix import as_made, with_grades
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
@@ -19,7 +19,6 @@ from forethought.models.protocol import Ability, Completion, Model, Request
 from forethought.selection import Selection, selections, wants_grades
 from forethought.selection.votes import graded, mean_logprob
 from forethought.solving import Made, Parts, populate, prepare
-from forethought.tasks import task_named
 from forethought.verifiers import grade_of
 
 
@@ -51,22 +50,23 @@ def chosen(store: RunStore, number: int | None, method: str | None) -> Sequence[
     return done
 
 
-async def exported(store: RunStore, row: RunRow) -> dict[str, Any]:
-    """One run as a line of recorded samples."""
+def rule_of(row: RunRow) -> Selection:
+    """The selection of a run, or of those of a bench the first that wants grades."""
+    rules = [selections.parse(rule) for rule in split(row.spec["selection"])]
+    return next((rule for rule in rules if wants_grades(rule)), rules[0])
+
+
+async def exported(store: RunStore, row: RunRow, parts: Parts) -> dict[str, Any]:
+    """One run, which was made of these parts, as a line of recorded samples."""
     spec = row.spec
-    task = task_named(spec["task"])
-    rules = [selections.parse(rule) for rule in split(spec["selection"])]
-    rule = next((r for r in rules if wants_grades(r)), rules[0])
-    model = model_of(spec["model"], spec.get("price"))
-    await prepare(model)
-    early = rule if spec["kind"] == "solve" else "first"
-    parts = assemble(task, Silent(model), spec["method"], spec["verifier"], early, spec["budget"])
+    await prepare(parts.by.model)
+    parts = replace(parts, by=replace(parts.by, model=Silent(parts.by.model)))
     problem = Problem(spec["problem"], spec["reference"], spec["name"])
     made = await populate(parts, problem, parts.run(spec["seed"], store.trace(row.id)))
-    pop = await with_known_grades(made, parts, problem, rule, spec["kind"])
+    pop = await with_known_grades(made, parts, problem, rule_of(row), spec["kind"])
     samples = [sample(p.state, problem, parts) for p in pop]
     reference = None if spec["reference"] is None else str(spec["reference"])
-    return {"task": task.name, "problem": problem.text, "reference": reference, "samples": samples}
+    return {"task": spec["task"], "problem": problem.text, "reference": reference, "samples": samples}
 
 
 async def with_known_grades(made: Made, parts: Parts, problem: Problem, rule: Selection, kind: str) -> Any:
