@@ -21,7 +21,7 @@ from forethought.core.scope import Run, Scope
 from forethought.methods import By
 from forethought.models.scripted import Scripted
 from forethought.selection import Tallying, selections
-from forethought.tasks.text import Text
+from forethought.tasks.chain import Chain
 from forethought.verifiers import verifiers
 
 DRAFTS, PROBLEMS, SAMPLES = 10_000, 1000, 100
@@ -45,8 +45,8 @@ def population(count: int) -> Population[Draft]:
 
 
 def verdict(name: str, pop: Population[Draft]) -> float:
-    """Milliseconds from a population of drafts to a verdict: reading the answers is a part of it."""
-    rule, by = selections.parse(name), By(Scripted(lambda *_: ""), Text(), GRADER)
+    """Milliseconds from a population of drafts to a verdict, reading their answers as the task `chain` does included."""
+    rule, by = selections.parse(name), By(Scripted(lambda *_: ""), Chain(), GRADER)
     found: list[float] = []
 
     async def timed() -> None:

@@ -110,9 +110,9 @@ def by_reward(rewards: Numbers, voice: Numbers, allowed: NDArray[np.bool_]) -> T
     known = allowed & (rewards > -np.inf)
     share = np.where(known, rewards, 0.0)
     signed = share.min(1, initial=0.0) < 0
-    top = np.where(known, rewards, -np.inf).max(1, initial=-np.inf, keepdims=True)
-    soft = np.exp(np.where(known, rewards, -np.inf) - np.where(np.isfinite(top), top, 0.0))
-    share = np.where(signed[:, None], soft, share)
+    if signed.any():
+        logs = np.where(known, rewards, -np.inf)[signed]
+        share[signed] = np.exp(logs - logs.max(1, keepdims=True))
     none = share.sum(1, keepdims=True) <= 0
     share = np.where(none, np.where(known.any(1, keepdims=True), known, allowed), share)
     total = share.sum(1, keepdims=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,7 @@ Indices = NDArray[np.intp]
 UNREADABLE = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Ballot:
+class Ballot(NamedTuple):
     """One finished draft: its posterior weight, canonical answer (None if it cannot be read) and place in the population."""
 
     draft: Draft
@@ -133,9 +132,10 @@ class Votes:
 
     def tops(self, scores: Numbers, floor: float = 0.0) -> Numbers:
         """(rows, classes + 1): the highest score of each answer's ballots, `floor` where there is none; last the unreadable."""
-        found = np.full((len(self.rows), self.classes + 1), floor)
-        np.maximum.at(found, (np.arange(len(self.rows))[:, None], self.answer), scores)  # UNREADABLE is the last
-        return found
+        count = self.classes + 1
+        found = np.full(len(self.rows) * count, floor)
+        np.maximum.at(found, placed(self.answer, count), np.ascontiguousarray(scores, dtype=float).ravel())
+        return found.reshape(-1, count)
 
     def by_sampler(self, samplers: int) -> Numbers:
         """(rows, samplers, classes): votes by who drew them, draft i by sampler i modulo `samplers`; a row has n in all."""
@@ -146,8 +146,13 @@ class Votes:
 
 def binned(kinds: Indices, scores: Numbers, count: int) -> Numbers:
     """Sums by kind in each row; a kind of -1 is the last one."""
-    places = (kinds % count + np.arange(len(kinds))[:, None] * count).ravel()
-    return np.bincount(places, scores.ravel(), len(kinds) * count).reshape(len(kinds), count).astype(float, copy=False)
+    found = np.bincount(placed(kinds, count), scores.ravel(), len(kinds) * count)
+    return found.reshape(len(kinds), count).astype(float, copy=False)
+
+
+def placed(kinds: Indices, count: int) -> Indices:
+    """The place of each entry in a flat table with `count` kinds a row."""
+    return np.asarray((kinds % count + np.arange(len(kinds))[:, None] * count).ravel())
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,9 @@ async def counted(selection: Counting, pop: Population[Draft], problem: Problem,
 async def graded(pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Population[Draft]:
     """The finished drafts with grades, as far as the budget goes; the others stay ungraded, which is unknown."""
     finished: list[Particle[Draft]] = [p for p in pop if p.state.finished]
+    name = str(by.verifier)
+    if finished and all(name in p.state.grades for p in finished):
+        return finished
     with at.timed():
         try:
             return await by.grade(finished, problem, at)
