@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -48,8 +48,11 @@ class BestOfMajority:
             return Verdict()
         kept = votes.readable[0] & self._frequent(votes)[0, votes.answer[0]]
         wanted = {id(votes.pool.drafts[i]) for i in np.flatnonzero(kept).tolist()}
-        seen = iter(await graded([p for p in pop if id(p.state) in wanted], problem, by, at))
-        votes = poll([next(seen) if id(p.state) in wanted else p for p in pop], problem, by)
+        asked = [p for p in pop if id(p.state) in wanted]
+        told = await graded(asked, problem, by, at)
+        after = {id(old.state): new.state for old, new in zip(asked, told, strict=True)}
+        drafts = [after.get(id(draft), draft) for draft in votes.pool.drafts]
+        votes = replace(votes, pool=replace(votes.pool, drafts=drafts))
         return verdict_of(self.tally(votes), votes)
 
     def _frequent(self, votes: Votes) -> NDArray[np.bool_]:
