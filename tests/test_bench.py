@@ -25,7 +25,7 @@ from forethought.core.scope import Call, Scope, Seeded
 from forethought.methods import By, Method, methods
 from forethought.selection import Selection, Verdict, selections
 from forethought.selection.protocol import Need
-from forethought.selection.votes import ballots, tally
+from forethought.selection.votes import poll, verdict_of, voted
 from forethought.solving import Parts, solve_with
 from forethought.tasks.protocol import Task
 from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask
@@ -59,7 +59,8 @@ class Witness:
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
         room = at.account.fits(by.draft(problem, 1.0).bound(Particle(ROOT)))
         more = await each([Particle(ROOT)], by.draft(problem, 1.0), at) if room else []
-        return tally(ballots([*pop, *more], problem, by), lambda vote: vote.weight, combine=max)
+        votes = poll([*pop, *more], problem, by)
+        return verdict_of(voted(votes, votes.weight, "max"), votes)
 
 
 SELECTIONS: Sequence[Selection] = [*map(selections.parse, ("first", "majority", "weighted", "best")), Witness()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import get_args
 
 import anyio
 import pytest
@@ -21,6 +22,7 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.methods import By
 from forethought.selection import Verdict, selections
+from forethought.selection.protocol import Need
 from forethought.tasks.protocol import Task
 from forethought.verifiers import aggregate, verifiers
 from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask
@@ -49,14 +51,28 @@ class Given(TableVerifier):
         self.asked.append(draft.text)
         return Grade(self.grades.get(draft.text)), Cost(verifier_calls=1, verifier_tokens=10)
 
+    def compare_bound(self, first: Draft, second: Draft, problem: Problem, task: Task) -> Cost:
+        return Cost(verifier_calls=1, verifier_tokens=10)
+
+    async def compare(
+        self, first: Draft, second: Draft, problem: Problem, task: Task, call: Call
+    ) -> tuple[float | None, Cost]:
+        """The first in the alphabet is the better one."""
+        self.asked.append(first.text + second.text)
+        return float(first.text < second.text), Cost(verifier_calls=1, verifier_tokens=10)
+
 
 def draft(text: str, *steps: float | None, finish: str | None = "end") -> Draft:
-    """A draft with these grades of its steps; None is an unknown grade, none at all is no grade yet."""
+    """A draft with these grades of its steps; None is an unknown grade, none at all is no grade yet.
+
+    Its one token is less likely the longer the text.
+    """
     grades = {}
     if steps:
         known = tuple(s for s in steps if s is not None)
         grades = {"table": Grade(known[-1], known) if known else UNKNOWN}
-    return Draft(None, text, finish=finish, grades=MappingProxyType(grades))  # type: ignore[arg-type]
+    told = (-0.1 * len(text),)
+    return Draft(None, text, logprobs=told, finish=finish, grades=MappingProxyType(grades))  # type: ignore[arg-type]
 
 
 def pop(*drafts: Draft, weights: Sequence[float] | None = None) -> Population[Draft]:
@@ -122,7 +138,7 @@ async def test_unfinished_drafts_never_vote(name: str) -> None:
 @every
 def test_says_what_it_is(name: str) -> None:
     part = selections[name]
-    assert part.needs <= {"grades"}
+    assert part.needs <= set(get_args(Need))
     assert part.paper
     assert part.__doc__
     assert selections.parse(repr(selections.parse(name))) == selections.parse(name)

@@ -13,7 +13,7 @@ from forethought.methods.sample import Sample
 from forethought.models.names import bytes_of, default_name, model_named
 from forethought.models.price import Price
 from forethought.models.protocol import Model
-from forethought.selection import Selection, selections, wants_grades
+from forethought.selection import Selection, Tallying, selections, wants_grades
 from forethought.solving import DEFAULT_BUDGET, Parts
 from forethought.tasks import GENERATED, generated_task, task_named
 from forethought.tasks.protocol import Task
@@ -82,7 +82,8 @@ def by_of(
     """The model, task and verifier for methods and selections that need what these need."""
     needed = any({"process", "grades"} & part.needs for part in wanted)
     frozen = model_of(model)
-    return By(frozen, task, given(verifier_of(verifier, task, needed), frozen))
+    logprobs = any("logprobs" in part.needs and isinstance(part, Tallying) for part in wanted)
+    return By(frozen, task, given(verifier_of(verifier, task, needed), frozen), logprobs=logprobs)
 
 
 def assemble(

@@ -24,7 +24,9 @@ from forethought.selection import Selection, Verdict, wants_grades
 from forethought.tasks import GENERATED
 from forethought.tasks.protocol import Task
 from forethought.tasks.text import Text
+from forethought.verifiers import Comparer
 
+NO_ABILITIES = frozenset({"grades", "process", "instructions", "comparisons"})  # needs of something else than the model
 DEFAULT_BUDGET = Budget({"tokens": 16_000, "seconds": 120})
 WAYS_ON = "pull a general model with `forethought pull smollm2` and pass --model smollm2, or name an endpoint with --model openai:MODEL@http://host:port/v1"
 
@@ -99,16 +101,17 @@ def check(problem: Problem, parts: Parts) -> None:
     by, method = parts.by, parts.method
     if by.model.name == "reasoner" and by.task.name not in GENERATED:
         raise UsageError(f"the embedded reasoner solves only the tasks {', '.join(GENERATED)}: {WAYS_ON}")
-    missing = sorted(method.needs - {"grades", "process", "instructions"} - by.model.abilities)
-    if missing:
-        able = "the local models (reasoner, smollm2, local:PATH) have it"
-        raise UsageError(
-            f"{method.name} needs a model with the ability '{missing[0]}', which {by.model.name} lacks; {able}"
-        )
-    if "instructions" in method.needs and by.model.name == "reasoner":
-        raise UsageError(
-            f"{brief(method)} needs a model that reads instructions; the embedded reasoner reads problems only"
-        )
+    for part in (method, parts.selection):
+        missing = sorted(part.needs - NO_ABILITIES - by.model.abilities)
+        if missing:
+            able = "the local models (reasoner, smollm2, local:PATH) have it"
+            raise UsageError(
+                f"{part.name} needs a model with the ability '{missing[0]}', which {by.model.name} lacks; {able}"
+            )
+        if "instructions" in part.needs and by.model.name == "reasoner":
+            raise UsageError(
+                f"{brief(part)} needs a model that reads instructions; the embedded reasoner reads problems only"
+            )
     if "process" in method.needs and (by.verifier is None or not by.verifier.process):
         have = "none was given" if by.verifier is None else f"{by.verifier.name} grades whole drafts only"
         raise UsageError(f"{method.name} needs a verifier that grades steps, such as process; {have}")
@@ -116,6 +119,9 @@ def check(problem: Problem, parts: Parts) -> None:
         raise UsageError(f"a budget in usd needs the prices of {by.model.name}: add --price prompt=0.15,new=0.6")
     if "grades" in method.needs and by.verifier is None:
         raise UsageError(f"{method.name} needs a verifier: add --verifier")
+    if "comparisons" in parts.selection.needs and not isinstance(by.verifier, Comparer):
+        have = "none was given" if by.verifier is None else f"{by.verifier.name} cannot"
+        raise UsageError(f"{parts.selection.name} needs a verifier that compares drafts, such as judge; {have}")
     if wants_grades(parts.selection) and by.verifier is None:
         raise UsageError(f"the selection {parts.selection.name} needs a verifier: add --verifier")
 

@@ -30,3 +30,27 @@ def area_under_curve(right: ArrayLike, scores: ArrayLike) -> float:
     ranks = (counts.cumsum() - (counts - 1) / 2)[place]
     good, bad = int(labels.sum()), int((~labels).sum())
     return float((ranks[labels].sum() - good * (good + 1) / 2) / (good * bad)) if good and bad else float("nan")
+
+
+BINS = 10
+
+
+def calibration_error(sure: ArrayLike, right: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Expected calibration error: 10 equal bins of confidence, the gap of mean confidence and accuracy by share of answers.
+
+    A bin holds its upper edge. NaN for no answers.
+    """
+    confidence = np.asarray(sure, dtype=float)
+    weight = np.ones(confidence.shape) if weights is None else np.asarray(weights, dtype=float)
+    if not confidence.size:
+        return float("nan")
+    places = np.ceil(confidence * BINS - 1e-6).clip(1, BINS).astype(int) - 1
+    gaps = np.bincount(places, weight * (confidence - np.asarray(right, dtype=float)), BINS)
+    return float(np.abs(gaps).sum() / weight.sum())
+
+
+def brier(sure: ArrayLike, right: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """The mean square of confidence less credit; NaN for no answers."""
+    gaps = np.asarray(sure, dtype=float) - np.asarray(right, dtype=float)
+    weight = None if weights is None else np.asarray(weights, dtype=float)
+    return float(np.average(gaps**2, weights=weight)) if gaps.size else float("nan")

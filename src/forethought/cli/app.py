@@ -179,6 +179,44 @@ def runs(
             list_runs(file, json_)
 
 
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="Recorded samples: JSONL, a problem a line.")],
+    select: Annotated[
+        list[str] | None, typer.Option(help="A rule; repeatable.", show_default="majority, if no method is asked for")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="An adaptive sampling method, read by majority; repeatable.")
+    ] = None,
+    n: Annotated[str | None, typer.Option(help="How many samples, as 1,2,4,8.", show_default="powers of two")] = None,
+    order: Annotated[str, typer.Option(help="given: the first n. shuffled: the mean over choices of n.")] = "given",
+    grade: Annotated[str | None, typer.Option(help="Which grade to select by.", show_default="the only one")] = None,
+    fit: Annotated[
+        Path | None, typer.Option(help="Recorded samples of other problems, for rules that have to be fitted.")
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+) -> None:
+    """Run selections and adaptive methods on recorded samples, with no model."""
+    from forethought.cli.replay import run_replay
+
+    with one_line():
+        run_replay(file, select or [], method or [], n, order, grade, fit, json_)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run store, a bench folder, or the number of a run in your own store.")],
+    number: Annotated[int | None, typer.Option("--run", help="Only this run of the store.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only the runs of this method.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="standard output")] = None,
+) -> None:
+    """Write the samples of recorded runs in the format that `replay` reads."""
+    from forethought.cli.export import run_export
+
+    with one_line():
+        run_export(run, number, method, out)
+
+
 def listing(rows: Sequence[Mapping[str, Any]], json_: bool, columns: Sequence[str]) -> None:
     if json_:
         print_json(rows)

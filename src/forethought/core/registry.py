@@ -124,6 +124,8 @@ def fits_hint(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin is Literal:
         return value in typing.get_args(hint)
+    if origin is tuple:  # of any length, all of one kind
+        return isinstance(value, tuple) and all(fits_hint(item, typing.get_args(hint)[0]) for item in value)
     if origin in (typing.Union, UnionType):
         return any(fits_hint(value, option) for option in typing.get_args(hint))
     if hint is float:
@@ -136,6 +138,8 @@ def fits_hint(value: Any, hint: Any) -> bool:
 def describe(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple:
+        return "a tuple, each part " + describe(typing.get_args(hint)[0])
     options = typing.get_args(hint) or (hint,)
     words = {int: "a whole number", float: "a number", str: "a word", bool: "True or False", NoneType: "None"}
-    return " or ".join(words.get(option, str(option)) for option in options)
+    return " or ".join(words.get(o) or (describe(o) if typing.get_origin(o) else str(o)) for o in options)

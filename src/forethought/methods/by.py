@@ -20,17 +20,19 @@ from forethought.verifiers.protocol import Aggregation, Verifier, aggregate
 class By:
     """The parts that a method may use. `verifier` is None where there is none.
 
-    `grade_drafts` says that the selection will want grades of whole drafts.
+    `grade_drafts` says that the selection will want grades of whole drafts, `logprobs` that it will want the
+    log-probabilities of their tokens.
     """
 
     model: Model
     task: Task
     verifier: Verifier | None = None
     grade_drafts: bool = False
+    logprobs: bool = False
 
     def draft(self, problem: Problem, temperature: float, *, logprobs: int | None = None) -> Extend | Graded:
         """A kernel that writes a draft to its end, and grades it where the selection will want that."""
-        extend = Extend(self.model, self.task, self.task.prompt(problem), temperature, logprobs=logprobs)
+        extend = self.piece(problem, temperature, logprobs=logprobs)
         return Graded(extend, Grading(self._verifier, problem, self.task)) if self.grade_drafts else extend
 
     def step(self, problem: Problem, temperature: float, *, logprobs: int | None = None) -> Extend:
@@ -48,7 +50,8 @@ class By:
         logprobs: int | None = None,
     ) -> Extend:
         """A kernel that writes up to and including one of the `stop` strings, or `most` tokens."""
-        return Extend(self.model, self.task, self.task.prompt(problem), temperature, stop, most, logprobs)
+        asked = 0 if logprobs is None and self.logprobs else logprobs
+        return Extend(self.model, self.task, self.task.prompt(problem), temperature, stop, most, asked)
 
     async def grade(self, pop: Population[Draft], problem: Problem, at: Scope) -> list[Particle[Draft]]:
         """Grade every draft that has no grade yet, in one round."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from forethought.core.draft import Draft
 from forethought.core.population import Population
@@ -13,7 +16,12 @@ from forethought.core.registry import Registry
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 
-Need = Literal["grades"]
+if TYPE_CHECKING:
+    from forethought.selection.votes import Tally, Votes
+
+Need = Literal["grades", "logprobs", "comparisons", "instructions"]
+"""grades: a verifier. logprobs: the log-probabilities of the drafts' tokens. comparisons: a verifier that compares drafts.
+instructions: a model that reads what it is told besides the problem. Parameters may add to an instance's needs."""
 
 
 class Ranked(NamedTuple):
@@ -60,6 +68,32 @@ class Selection(Protocol):
     paper: ClassVar[str]
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict: ...
+
+
+class Counting(Protocol):
+    """An array program over a table of ballots: it counts, for many choices of them at once, and asks nobody."""
+
+    needs: ClassVar[frozenset[Need]]
+
+    def tally(self, votes: Votes) -> Tally: ...
+
+
+@runtime_checkable
+class Tallying(Selection, Counting, Protocol):
+    """A selection that only counts."""
+
+
+Known = tuple["Votes", NDArray[np.bool_]]
+"""Ballots of problems whose answers are known: which of (rows, classes) are right."""
+
+
+@runtime_checkable
+class Fitted(Tallying, Protocol):
+    """A selection with parameters that are learnt from problems other than those it is used on."""
+
+    def fit(self, known: Sequence[Known]) -> Self:
+        """The same selection with what was learnt. Raises UsageError where these problems cannot teach it."""
+        ...
 
 
 def wants_grades(selection: Selection) -> bool:

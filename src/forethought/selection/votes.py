@@ -2,41 +2,229 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
 
-from forethought.core.draft import Draft
+import numpy as np
+from numpy.typing import NDArray
+
+from forethought.core.draft import UNKNOWN, Draft
 from forethought.core.errors import BudgetEnded
 from forethought.core.population import Particle, Population, posterior
 from forethought.core.problem import Problem
 from forethought.core.scope import Scope
 from forethought.methods.by import By
-from forethought.selection.protocol import Ranked, Verdict
+from forethought.selection.classes import classes_of
+from forethought.selection.protocol import Counting, Ranked, Verdict
+from forethought.verifiers.protocol import Aggregation, aggregate
+
+Numbers = NDArray[np.float64]
+Indices = NDArray[np.intp]
+UNREADABLE = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """One finished draft with its posterior weight and its canonical answer, None if it cannot be read."""
+class Ballot(NamedTuple):
+    """One finished draft: its posterior weight, canonical answer (None if it cannot be read) and place in the population."""
 
     draft: Draft
     weight: float
     answer: str | None
+    position: int = 0
 
 
 def ballots(pop: Population[Draft], problem: Problem, by: By) -> list[Ballot]:
-    """The finished, living drafts in index order. Equal drafts (copies of one) are read once."""
-    finished = [p for p in pop if p.state.finished]
-    read: dict[int, str | None] = {}
-    for p in finished:
+    """The finished, living drafts in index order. Answers that the task holds equal are one: the first of them."""
+    finished = [(i, p) for i, p in enumerate(pop) if p.state.finished]
+    read: dict[int, str | None] = {}  # equal drafts (copies of one) are read once
+    for _, p in finished:
         if id(p.state) not in read:
             read[id(p.state)] = by.task.answer(p.state.text, problem)
-    weights = posterior(finished).tolist() if finished else []
-    return [Ballot(p.state, w, read[id(p.state)]) for p, w in zip(finished, weights, strict=True) if w > 0]
+    first = classes_of([answer for answer in read.values() if answer is not None], by.task, problem)
+    weights = posterior([p for _, p in finished]).tolist() if finished else []
+    said = ((p.state, w, read[id(p.state)], i) for (i, p), w in zip(finished, weights, strict=True) if w > 0)
+    return [Ballot(draft, w, None if answer is None else first[answer], i) for draft, w, answer, i in said]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Drafts as columns. `answer` is the number of each draft's answer among those of its problem, or UNREADABLE.
+
+    Numbers are given in the order in which answers are first seen. `position` is a draft's place in its population,
+    `verifier` the name of the grades that are meant, `problem` the number of the problem it belongs to.
+    """
+
+    drafts: Sequence[Draft]
+    said: Sequence[str | None]
+    answer: Indices
+    position: Indices
+    problem: Indices
+    verifier: str | None = None
+
+    @cached_property
+    def text(self) -> Indices:
+        """Equal texts have equal numbers."""
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(draft.text, len(numbers)) for draft in self.drafts], dtype=np.intp)
+
+    @cached_property
+    def logprob(self) -> Numbers:
+        """The mean log-probability of each draft's tokens; NaN where the model told none."""
+        return np.array([mean_logprob(draft) for draft in self.drafts])
+
+    def grade(self, steps: Aggregation) -> Numbers:
+        """Each draft's grade as one number; NaN where it is unknown."""
+        if steps not in self._grades:
+            grades = (draft.grades.get(self.verifier or "", UNKNOWN) for draft in self.drafts)
+            self._grades[steps] = np.array([aggregate(grade, steps) for grade in grades], dtype=float)
+        return self._grades[steps]
+
+    @cached_property
+    def _grades(self) -> dict[Aggregation, Numbers]:
+        return {}
+
+
+def mean_logprob(draft: Draft) -> float:
+    """Over all tokens that were drawn, from the root on; a text that was put there (a hint) has none."""
+    pieces = [piece.logprobs for piece in draft.lineage() if piece.logprobs]
+    count = sum(map(len, pieces))
+    return sum(map(sum, pieces)) / count if count else float("nan")
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Ballots as arrays: a row is one population (or one choice of `n` recorded samples), a column a draft.
+
+    `rows` are indices into the pool, `weight` the posterior weights, each row of which sums to one, `classes` how many
+    answers a problem has at most.
+    """
+
+    pool: Pool
+    rows: Indices
+    weight: Numbers
+    classes: int
+
+    @cached_property
+    def answer(self) -> Indices:
+        return self.pool.answer[self.rows]
+
+    @cached_property
+    def readable(self) -> NDArray[np.bool_]:
+        return np.asarray(self.answer != UNREADABLE)
+
+    @cached_property
+    def present(self) -> NDArray[np.bool_]:
+        """(rows, classes): whether anybody in the row gives this answer."""
+        return self.sums(np.ones(self.rows.shape))[:, :-1] > 0
+
+    @property
+    def unread(self) -> Numbers:
+        """The weight in each row of the drafts that cannot be read."""
+        return np.asarray((self.weight * ~self.readable).sum(1))
+
+    def grade(self, steps: Aggregation) -> Numbers:
+        return self.pool.grade(steps)[self.rows]
+
+    def sums(self, scores: Numbers) -> Numbers:
+        """(rows, classes + 1): the scores of each answer's ballots added up; last those that cannot be read."""
+        return binned(self.answer, scores, self.classes + 1)
+
+    def tops(self, scores: Numbers, floor: float = 0.0) -> Numbers:
+        """(rows, classes + 1): the highest score of each answer's ballots, `floor` where there is none; last the unreadable."""
+        count = self.classes + 1
+        found = np.full(len(self.rows) * count, floor)
+        np.maximum.at(found, placed(self.answer, count), np.ascontiguousarray(scores, dtype=float).ravel())
+        return found.reshape(-1, count)
+
+    def by_sampler(self, samplers: int) -> Numbers:
+        """(rows, samplers, classes): votes by who drew them, draft i by sampler i modulo `samplers`; a row has n in all."""
+        kind = self.pool.position[self.rows] % samplers * (self.classes + 1) + self.answer % (self.classes + 1)
+        found = binned(kind, self.weight * self.rows.shape[1], samplers * (self.classes + 1))
+        return found.reshape(len(self.rows), samplers, self.classes + 1)[:, :, :-1]
+
+
+def binned(kinds: Indices, scores: Numbers, count: int) -> Numbers:
+    """Sums by kind in each row; a kind of -1 is the last one."""
+    found = np.bincount(placed(kinds, count), scores.ravel(), len(kinds) * count)
+    return found.reshape(len(kinds), count).astype(float, copy=False)
+
+
+def placed(kinds: Indices, count: int) -> Indices:
+    """The place of each entry in a flat table with `count` kinds a row."""
+    return np.asarray((kinds % count + np.arange(len(kinds))[:, None] * count).ravel())
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a row's ballots come to: the probability of each answer, its rank, and who speaks for it.
+
+    `share` is (rows, classes); what is missing to one has been cast for no answer. `rank` orders answers, those of -inf are
+    not in the verdict. `voice` is (rows, n): of those who give the winning answer, the highest speaks, ties to the lower index.
+    """
+
+    share: Numbers
+    rank: Numbers
+    voice: Numbers
+
+    @property
+    def confidence(self) -> Numbers:
+        return np.asarray(self.share.max(1, initial=0.0))
+
+    @property
+    def leading(self) -> NDArray[np.bool_]:
+        """The answers that share the first place; none where the verdict abstains."""
+        top = self.confidence[:, None]
+        return np.asarray((self.share >= top * (1 - 1e-12)) & (top > 0))
+
+
+def voted(votes: Votes, scores: Numbers, combine: Literal["sum", "max"] = "sum") -> Tally:
+    """Each answer's share of all scores; who cannot be read adds to no answer."""
+    classes = votes.sums(scores) if combine == "sum" else votes.tops(scores)
+    total = classes.sum(1, keepdims=True)
+    share = np.divide(classes, total, out=np.zeros_like(classes), where=total > 0)[:, :-1]
+    return Tally(share, np.where(votes.present, share, -np.inf), scores)
+
+
+def poll(pop: Population[Draft], problem: Problem, by: By) -> Votes:
+    """The ballots of one population, as one row."""
+    cast = ballots(pop, problem, by)
+    numbers: dict[str, int] = {}
+    answer = [UNREADABLE if b.answer is None else numbers.setdefault(b.answer, len(numbers)) for b in cast]
+    name = None if by.verifier is None else str(by.verifier)
+    places = np.array([b.position for b in cast], dtype=np.intp)
+    columns = (np.array(answer, dtype=np.intp), places, np.zeros_like(places))
+    pool = Pool([b.draft for b in cast], [b.answer for b in cast], *columns, name)
+    return Votes(pool, np.arange(len(cast))[None], np.array([[b.weight for b in cast]]), len(numbers))
+
+
+def verdict_of(tally: Tally, votes: Votes) -> Verdict:
+    """The verdict on the first row."""
+    if not votes.classes or not tally.confidence[0] > 0:
+        return Verdict()
+    order = [int(c) for c in np.argsort(-tally.rank[0], kind="stable") if tally.rank[0, c] > -np.inf]
+    speakers = np.flatnonzero(votes.answer[0] == order[0])
+    chosen = speakers[tally.voice[0, speakers].argmax()]
+    names = {c: votes.pool.said[int(np.argmax(votes.answer[0] == c))] or "" for c in order}
+    shares = tally.share[0].tolist()
+    ranked = tuple(Ranked(names[c], shares[c]) for c in order)
+    return Verdict(ranked, votes.pool.drafts[int(votes.rows[0, chosen])], max(0.0, 1 - sum(shares)))
+
+
+async def counted(selection: Counting, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
+    """Grade what the selection wants graded, and count."""
+    if "grades" in selection.needs:
+        pop = await graded(pop, problem, by, at)
+    votes = poll(pop, problem, by)
+    return verdict_of(selection.tally(votes), votes) if votes.classes else Verdict()
 
 
 async def graded(pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Population[Draft]:
     """The finished drafts with grades, as far as the budget goes; the others stay ungraded, which is unknown."""
     finished: list[Particle[Draft]] = [p for p in pop if p.state.finished]
+    name = str(by.verifier)
+    if finished and all(name in p.state.grades for p in finished):
+        return finished
     with at.timed():
         try:
             return await by.grade(finished, problem, at)
@@ -44,30 +232,3 @@ async def graded(pop: Population[Draft], problem: Problem, by: By, at: Scope) ->
             pass
     at.run.short = True
     return at.kept or finished
-
-
-def tally(
-    votes: Sequence[Ballot], score: Callable[[Ballot], float], *, combine: Callable[[float, float], float]
-) -> Verdict:
-    """Rank answers by their combined scores; ties keep the order of their first ballots.
-
-    A ballot that cannot be read adds its score to the abstained part only. The best-scored ballot of the winning answer is
-    the chosen draft.
-    """
-    classes: dict[str, float] = {}
-    speakers: dict[str, tuple[float, Draft]] = {}
-    abstained = 0.0
-    for vote in votes:
-        value = score(vote)
-        if vote.answer is None:
-            abstained = combine(abstained, value)
-        else:
-            classes[vote.answer] = combine(classes.get(vote.answer, 0.0), value)
-            if vote.answer not in speakers or value > speakers[vote.answer][0]:
-                speakers[vote.answer] = (value, vote.draft)
-    total = sum(classes.values()) + abstained
-    if total <= 0 or not classes:
-        return Verdict()
-    order = sorted(classes, key=lambda answer: -classes[answer])
-    ranked = tuple(Ranked(answer, classes[answer] / total) for answer in order)
-    return Verdict(ranked, speakers[order[0]][1], abstained / total)

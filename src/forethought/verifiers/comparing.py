@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from forethought.core.call import Data, bought
 from forethought.core.cost import Cost
@@ -13,6 +13,7 @@ from forethought.core.scope import Call, Scope
 from forethought.tasks.protocol import Task
 
 
+@runtime_checkable
 class Comparer(Protocol):
     """A verifier that can also compare, such as `judge`."""
 

@@ -1,0 +1,41 @@
+"""Classes of equal answers: union-find over what the task holds equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from forethought.core.problem import Problem
+from forethought.tasks.protocol import Task
+
+
+@runtime_checkable
+class Equating(Protocol):
+    """A task with a further ability: to tell that two canonical answers that differ as strings mean the same."""
+
+    def same(self, one: str, other: str, problem: Problem) -> bool: ...
+
+
+def classes_of(answers: Sequence[str], task: Task, problem: Problem) -> dict[str, str]:
+    """Each distinct answer with the first of its class. Equal strings are equal; the rest is for the task to say.
+
+    Equality need not be transitive as a task tells it, so classes are joined by any pair that is equal (union-find), and
+    pairs already joined are not asked again.
+    """
+    distinct = list(dict.fromkeys(answers))
+    parent = dict(zip(distinct, distinct, strict=True))
+    if not isinstance(task, Equating):
+        return parent
+
+    def root(answer: str) -> str:
+        while parent[answer] != answer:
+            parent[answer] = answer = parent[parent[answer]]
+        return answer
+
+    place = {answer: i for i, answer in enumerate(distinct)}
+    for i, one in enumerate(distinct):
+        for other in distinct[:i]:
+            if root(one) != root(other) and task.same(other, one, problem):
+                first, later = sorted((root(one), root(other)), key=place.__getitem__)
+                parent[later] = first
+    return {answer: root(answer) for answer in distinct}
