@@ -1,0 +1,316 @@
+"""Mutation run: how many small changes of the core, the step searches and the particle methods do the tests see?
+
+    python benchmarks/mutants.py            draw, run what has no outcome yet, print the summary
+    python benchmarks/mutants.py --show     the summary of the outcomes so far, with every survivor
+
+A mutant is one change of one place of one module: a boundary of a comparison, a sign, a constant, a condition, a keyword, a
+call. Each is put into a copy of `src` that comes first on the path, and the tests of that module run until the first failure.
+Every outcome is one line of the outcomes file as soon as it is known, so a run that was ended goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTCOMES = ROOT / "benchmarks" / "results" / "mutants.jsonl"
+SEED, DRAWN, SECONDS, MEMORY = 4, 200, 60, 8 << 30
+
+STEP = "step_search identities_search methods particles"
+TREE = "tree_search tree_methods identities_search methods particles"
+SAMPLING = "step_sampling identities_search methods particles"
+FILTER = "particles laws identities_search methods"
+
+# Module: its test files, the fastest first | what must be in a test's name or file (nothing: all tests of these files).
+TESTS = {
+    "core/blocks": "blocks",
+    "core/budget": "budget operators store",
+    "core/call": "operators budget store likelihood",
+    "core/cost": "operators budget scripted",
+    "core/draft": "scripted step_sampling step_search",
+    "core/fanout": "operators budget likelihood store",
+    "core/operators": "operators population budget likelihood",
+    "core/population": "population operators resample blocks",
+    "core/problem": "solving",
+    "core/registry": "registry solving",
+    "core/resample": "resample blocks",
+    "core/scope": "operators budget resample store",
+    "core/store": "store resume",
+    "core/trace": "operators budget store",
+    "methods/a_star": f"{STEP} | a_star a-star any_moment",
+    "methods/ab_mcts_a": f"{TREE} | test_tree_search ab-mcts-a ab_mcts",
+    "methods/ab_mcts_m": f"{TREE} | test_tree_search ab-mcts-m ab_mcts",
+    "methods/balance": f"{STEP} | rebase ets alloc",
+    "methods/beam": f"{STEP} laws | beam",
+    "methods/best_first": "best_first identities_search methods | test_best_first best-first",
+    "methods/by": "methods step_sampling | not_slow",
+    "methods/chances": "step_sampling identities_search | test_step_sampling phi self",
+    "methods/clusters": "step_sampling",
+    "methods/dvts": f"{STEP} | dvts",
+    "methods/early_rejection": f"{STEP} | early reject beginning",
+    "methods/entropic_particle_filter": f"{FILTER} | entropic look_ahead any_moment",
+    "methods/ets": f"{STEP} | ets programme",
+    "methods/foresight": "step_sampling",
+    "methods/kernels": "step_search step_sampling methods",
+    "methods/mcts": f"{TREE} | test_tree_search mcts nodes",
+    "methods/metropolis_hastings": f"{FILTER} | metropolis",
+    "methods/mixed": f"{TREE} | test_tree_search mcts-m fit",
+    "methods/parallel_tempering": f"{FILTER} | tempering exchange temperatures swept chain",
+    "methods/particle_filter": f"{FILTER} | particle-filter anneal evidence",
+    "methods/particle_gibbs": f"{FILTER} | gibbs sweep reference tempering",
+    "methods/phi_decoding": f"{SAMPLING} | test_step_sampling phi",
+    "methods/programme": "step_search | ets programme clusters price",
+    "methods/rebase": f"{STEP} | rebase",
+    "methods/self_eval": "step_sampling",
+    "methods/self_eval_beam": f"{SAMPLING} | test_step_sampling self-eval",
+    "methods/simulate": f"{TREE} | test_tree_search mcts nodes",
+    "methods/steer": f"{FILTER} | steer potential constraint form strength",
+    "methods/steps": f"{STEP} | test_step_search",
+    "methods/thompson": f"{TREE} | test_tree_search ab-mcts-a",
+    "methods/tree": f"{TREE} | test_tree_search mcts",
+    "methods/weigh": f"{FILTER} | test_particles test_laws",
+    "methods/world": "best_first identities_search | test_best_first best-first",
+}
+NEVER = "not embedded"  # those load torch and the shipped models, and are of no one method
+
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult, ast.And: ast.Or, ast.Or: ast.And, ast.USub: ast.UAdd,
+}  # fmt: skip
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
+UNSEEN = ("annotation", "returns", "decorator_list")
+Change = Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change: the `variant`-th of the `node`-th place of a module."""
+
+    module: str
+    node: int
+    variant: int
+    line: int
+    kind: str
+    before: str
+    after: str
+
+
+# Changes
+
+
+def places(node: ast.AST) -> Iterator[ast.AST]:
+    """What may be changed. Annotations are not run, and what an error says is not held by tests."""
+    if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert):
+        return
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name not in UNSEEN:
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from places(child)
+
+
+def changes(node: ast.AST) -> Iterator[tuple[str, Change]]:
+    """What can be done to one place, as functions that change it where it is."""
+    match node:
+        case ast.Compare(ops=ops):
+            for i, op in enumerate(ops):
+                yield "comparison", partial(swap_comparison, i, SWAPS[type(op)])
+        case ast.BinOp(op=op) | ast.AugAssign(op=op) if type(op) in SWAPS:
+            yield "arithmetic", partial(put, "op", SWAPS[type(op)]())
+        case ast.BoolOp(op=op):
+            yield "and/or", partial(put, "op", SWAPS[type(op)]())
+        case ast.UnaryOp(op=ast.USub()):
+            yield "sign", partial(put, "op", ast.UAdd())
+        case ast.UnaryOp(op=ast.Not()):
+            yield "not", partial(negate, "operand")
+        case ast.If() | ast.While() | ast.IfExp():
+            yield "condition", partial(negate, "test")
+        case ast.comprehension(ifs=[_, *_]):
+            yield "filter", lambda n: n.ifs.pop()
+        case ast.Constant(value=bool(value)):
+            yield "constant", partial(put, "value", not value)
+        case ast.Constant(value=int(value)):
+            yield "constant", partial(put, "value", value + 1)
+        case ast.Constant(value=float(value)):
+            yield "constant", partial(put, "value", value * 2 or 1.0)
+        case ast.Expr(value=ast.Call() | ast.Await()):
+            yield "statement", partial(put, "value", ast.Constant(None))
+        case ast.Call(func=ast.Name(id=name)) if name in NAMES:
+            yield "name", lambda n: put("id", NAMES[n.func.id], n.func)
+    if isinstance(node, ast.Call):
+        for i, keyword in enumerate(node.keywords):
+            if keyword.arg:
+                yield "keyword", lambda n, i=i: n.keywords.pop(i)
+
+
+def put(field: str, value: object, node: ast.AST) -> None:
+    setattr(node, field, value)
+
+
+def negate(field: str, node: ast.AST) -> None:
+    setattr(node, field, ast.UnaryOp(ast.Not(), getattr(node, field)))
+
+
+def swap_comparison(i: int, op: type[ast.cmpop], node: ast.Compare) -> None:
+    node.ops[i] = op()
+
+
+def mutants_of(module: str) -> Iterator[Mutant]:
+    text = source(module).read_text()
+    for at, node in enumerate(places(ast.parse(text))):
+        for variant, (kind, _) in enumerate(changes(node)):
+            if hasattr(node, "lineno") or kind == "filter":
+                _, before, after, line = mutated(text, at, variant)
+                yield Mutant(module, at, variant, line, kind, before, after)
+
+
+def mutated(text: str, at: int, variant: int) -> tuple[str, str, str, int]:
+    """The changed module, and its place before and after."""
+    tree = ast.parse(text)
+    node = next(n for i, n in enumerate(places(tree)) if i == at)
+    before = shown(node)
+    list(changes(node))[variant][1](node)
+    ast.fix_missing_locations(tree)
+    line = getattr(node, "lineno", 0) or node.target.lineno
+    return ast.unparse(tree), before, shown(node), line
+
+
+def shown(node: ast.AST) -> str:
+    """The first line of a place."""
+    if isinstance(node, ast.If | ast.While):
+        return f"{type(node).__name__.lower()} {ast.unparse(node.test)}"
+    return ast.unparse(node).splitlines()[0].strip()
+
+
+def source(module: str, under: Path = ROOT / "src") -> Path:
+    return under / "forethought" / f"{module}.py"
+
+
+# Runs
+
+
+def pytest_words(module: str) -> list[str]:
+    files, _, words = TESTS[module].partition("|")
+    chosen = f"({' or '.join(words.split())}) and {NEVER}" if words.strip() else NEVER
+    return [f"tests/test_{name}.py" for name in files.split()] + ["-k", chosen]
+
+
+def outcome(src: Path, words: list[str]) -> tuple[str, str, float]:
+    """`survived`, `killed` or `hung`, by which test, and the seconds it took."""
+    fixed = ["-o", "addopts=-m 'not slow'", "-q", "-x", "--tb=no", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+    env = {**os.environ, "PYTHONPATH": str(src), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    env["HYPOTHESIS_STORAGE_DIRECTORY"] = str(src / ".hypothesis")
+    start = time.monotonic()
+    tests = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *fixed, *words],
+        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
+    )  # fmt: skip
+    try:
+        said, _ = tests.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(tests.pid, signal.SIGKILL)
+        tests.communicate()
+        return "hung", "", time.monotonic() - start
+    seconds = time.monotonic() - start
+    if tests.returncode == 0:
+        return "survived", "", seconds
+    by = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR", "E  ", "ImportError"))]
+    if tests.returncode not in (1, 2, 3, 4):  # 5: nothing was selected
+        raise SystemExit(f"pytest ended with {tests.returncode}: {said[-2000:]}")
+    return "killed", (by[0] if by else said[-200:].strip())[:160], seconds
+
+
+def run(drawn: list[Mutant], path: Path) -> None:
+    known = {key(row["mutant"]) for row in rows(path)}
+    sound: set[tuple[str, ...]] = set()
+    with tempfile.TemporaryDirectory() as folder, path.open("a") as out:
+        src = Path(folder) / "src"
+        shutil.copytree(ROOT / "src", src, ignore=shutil.ignore_patterns("__pycache__"))
+        subprocess.run([sys.executable, "-m", "compileall", "-q", src], check=True)
+        for mutant in drawn:
+            if key(asdict(mutant)) in known:
+                continue
+            words = pytest_words(mutant.module)
+            if tuple(words) not in sound:  # the tests must pass, and in good time, without a change
+                state, by, seconds = outcome(src, words)
+                if state != "survived" or seconds > SECONDS * 0.7:
+                    raise SystemExit(f"unchanged, {mutant.module}: {state} {by} in {seconds:.0f} s")
+                sound.add(tuple(words))
+            text = source(mutant.module).read_text()
+            target = source(mutant.module, src)
+            for compiled in target.parent.glob(f"__pycache__/{target.stem}.*"):
+                compiled.unlink()  # it could be taken for the changed file's
+            target.write_text(mutated(text, mutant.node, mutant.variant)[0])
+            state, by, seconds = outcome(src, words)
+            target.write_text(text)
+            out.write(
+                json.dumps({"mutant": asdict(mutant), "state": state, "by": by, "seconds": round(seconds, 1)}) + "\n"
+            )
+            out.flush()
+            print(f"{state:8} {seconds:5.1f} s  {told(asdict(mutant))}", flush=True)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def key(mutant: dict[str, Any]) -> str:
+    return json.dumps(mutant, sort_keys=True)
+
+
+def told(mutant: dict[str, Any]) -> str:
+    return "{module}:{line} {kind}: {before}  ->  {after}".format(**mutant)
+
+
+def summary(drawn: list[Mutant], path: Path) -> None:
+    found = {key(row["mutant"]): row for row in rows(path)}
+    done = [found[k] for m in drawn if (k := key(asdict(m))) in found]
+    states = Counter(row["state"] for row in done)
+    killed = states["killed"] + states["hung"]
+    print(f"{len(done)} of {len(drawn)} run: {dict(states)}; killed {killed / max(len(done), 1):.1%} (hung count)")
+    for row in done:
+        if row["state"] != "killed":
+            print(f"{row['state']:8} {told(row['mutant'])}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--show", action="store_true", help="only the summary of what has been run")
+    parser.add_argument("--again", action="store_true", help="run the survivors again, after tests were added")
+    parser.add_argument("--outcomes", type=Path, default=OUTCOMES, metavar="FILE")
+    asked = parser.parse_args()
+    everything = [mutant for module in TESTS for mutant in mutants_of(module)]
+    drawn = random.Random(SEED).sample(everything, DRAWN)
+    print(f"{len(drawn)} of {len(everything)} mutants of {len(TESTS)} modules, seed {SEED}")
+    if asked.again:
+        kept = [json.dumps(row) for row in rows(asked.outcomes) if row["state"] == "killed"]
+        asked.outcomes.write_text("".join(f"{line}\n" for line in kept))
+    if not asked.show:
+        asked.outcomes.parent.mkdir(parents=True, exist_ok=True)
+        run(drawn, asked.outcomes)
+    summary(drawn, asked.outcomes)
+
+
+if __name__ == "__main__":
+    main()
