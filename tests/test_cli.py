@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(autouse=True)
-def at_home(tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A state folder of its own, and tiny models in the place of the embedded ones."""
+def at_home(tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A state folder of its own, and tiny models in the place of the embedded ones, which no later test shall meet."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("FORETHOUGHT_MODEL", raising=False)
     monkeypatch.setattr("forethought.reasoner.loader.folder", models.__getitem__)
     monkeypatch.setattr("forethought.verifiers.process.folder", models.__getitem__)
+    cold()
+    yield
     cold()
 
 

@@ -201,6 +201,12 @@ def test_degenerate_cases_agree(spelling: str, change: Change, other: str, agree
     agree(verdict(spelling, pop), verdict(other, pop))
 
 
+def test_equal_sums_are_ties_in_whatever_order_they_were_added_up() -> None:
+    weights = {"a": (0.5, 2.0, 0.5), "b": (0.5, 0.5, 2.0)}
+    of = equal_grades([Row(says, None, weight=w) for says, both in weights.items() for w in both])
+    assert verdict("weighted(steps=mean)", population(of)).answer == verdict("majority", population(of)).answer == "a"
+
+
 @pytest.mark.parametrize(("method", "plain"), [
     ("multi-temperature(n=6, temperatures=1, low=0.8, high=0.8, batch=6)", "sample(n=6)"),
     ("first-finish(n=6, k=6)", "sample(n=6)"),

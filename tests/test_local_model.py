@@ -371,6 +371,15 @@ def test_memory_that_makes_no_sense_is_refused(text: str) -> None:
         model_named("openai:m@http://localhost:1/v1", kv_bytes=1)
 
 
+def test_eight_bits_are_asked_for_in_the_name(folder: Path) -> None:
+    local = model_named(f"local:{folder}+int8")
+    assert isinstance(local, Local)
+    assert local.name == f"local:{folder}+int8"
+    assert {type(layer.out) for layer in local.engine.model.layers} == {Int8}
+    with pytest.raises(UsageError, match="does not run here: how its matrices are stored"):
+        model_named("openai:m@http://localhost:1/v1+int8")
+
+
 # a real model
 
 

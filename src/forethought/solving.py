@@ -18,6 +18,7 @@ from forethought.core.scope import Failures, Run, Scope, Seeded
 from forethought.core.store import RunStore
 from forethought.core.trace import MemoryTrace, Trace
 from forethought.methods import By, Method
+from forethought.models.names import is_reasoner
 from forethought.models.price import Price
 from forethought.models.protocol import Model
 from forethought.selection import Selection, Verdict, wants_grades
@@ -99,7 +100,7 @@ class Solution:
 def check(problem: Problem, parts: Parts) -> None:
     """Refuse what cannot work, before anything is spent."""
     by, method = parts.by, parts.method
-    if by.model.name == "reasoner" and by.task.name not in GENERATED:
+    if is_reasoner(by.model) and by.task.name not in GENERATED:
         raise UsageError(f"the embedded reasoner solves only the tasks {', '.join(GENERATED)}: {WAYS_ON}")
     for part in (method, parts.selection):
         missing = sorted(part.needs - NO_ABILITIES - by.model.abilities)
@@ -108,7 +109,7 @@ def check(problem: Problem, parts: Parts) -> None:
             raise UsageError(
                 f"{part.name} needs a model with the ability '{missing[0]}', which {by.model.name} lacks; {able}"
             )
-        if "instructions" in part.needs and by.model.name == "reasoner":
+        if "instructions" in part.needs and is_reasoner(by.model):
             raise UsageError(
                 f"{brief(part)} needs a model that reads instructions; the embedded reasoner reads problems only"
             )

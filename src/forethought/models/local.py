@@ -37,12 +37,8 @@ class Local:
     def __init__(self, path: Path, name: str | None = None, kv_bytes: int | None = None, int8: bool = False) -> None:
         if not path.exists():
             raise UsageError(f"{path} is not there: a local model is a folder in Hugging Face format or a GGUF file")
-        self.path, self.name, self._kv_bytes, self._int8 = (
-            path,
-            name or f"local:{path}{' in int8' * int8}",
-            kv_bytes,
-            int8,
-        )
+        self.path, self.name = path, name or f"local:{path}{'+int8' * int8}"
+        self._kv_bytes, self._int8 = kv_bytes, int8
 
     @functools.cached_property
     def engine(self) -> Engine:

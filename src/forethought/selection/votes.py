@@ -179,11 +179,14 @@ class Tally:
 
 
 def voted(votes: Votes, scores: Numbers, combine: Literal["sum", "max"] = "sum") -> Tally:
-    """Each answer's share of all scores; who cannot be read adds to no answer."""
+    """Each answer's share of all scores; who cannot be read adds to no answer.
+
+    Ranks are without the last bits, in which equal sums differ by the order in which they were added up.
+    """
     classes = votes.sums(scores) if combine == "sum" else votes.tops(scores)
     total = classes.sum(1, keepdims=True)
     share = np.divide(classes, total, out=np.zeros_like(classes), where=total > 0)[:, :-1]
-    return Tally(share, np.where(votes.present, share, -np.inf), scores)
+    return Tally(share, np.where(votes.present, share.round(12), -np.inf), scores)
 
 
 def poll(pop: Population[Draft], problem: Problem, by: By) -> Votes:

@@ -16,7 +16,7 @@ from forethought.core.population import Particle
 from forethought.core.problem import Message
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.models.extend import extend
-from forethought.models.names import model_named
+from forethought.models.names import is_reasoner, model_named
 from forethought.models.protocol import Completion, Model, Request
 
 MARKUP = r"[ \t*_`#>\"'()\[\]]*"
@@ -47,7 +47,7 @@ def given(verifier: V, model: Model) -> V:
 def model_of(verifier: Asks) -> Model:
     """Raises UsageError if there is none, or none that can judge."""
     model = model_named(verifier.model) if verifier.model else verifier.own
-    if model is None or model.name == "reasoner":
+    if model is None or is_reasoner(model):
         why = "has no model to ask" if model is None else "cannot ask the embedded reasoner, which only solves"
         raise UsageError(f"{verifier.name} {why}: name one, {verifier.name}(model='openai:MODEL@http://host:port/v1')")
     return model
