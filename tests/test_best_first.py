@@ -10,16 +10,19 @@ from fractions import Fraction
 import pytest
 
 from forethought.api import solve_sync
-from forethought.core.draft import Draft
-from forethought.core.errors import UsageError
+from forethought.core.budget import Budget
+from forethought.core.cost import Cost
+from forethought.core.draft import Draft, Grade
+from forethought.core.errors import BudgetEnded, UsageError
 from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.scope import Run, Scope, Seeded
+from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.methods import By, methods
 from forethought.tasks import generated_task
 from forethought.tasks.countdown import Countdown, reachable, value_of
 from forethought.tasks.environments import ENVIRONMENTS, CountdownMoves
-from tests.ladder import PROBLEM, Grader, Ladder, LadderTask, climb, grade
+from forethought.tasks.protocol import Task
+from tests.ladder import LINES, PROBLEM, Grader, Ladder, LadderTask, climb, grade
 
 pytestmark = pytest.mark.anyio
 
@@ -234,6 +237,28 @@ async def test_a_text_that_has_not_ended_is_written_to_its_end() -> None:
     (found,), _, _ = await climb("best-first(nodes=1, rounds=1, draws=4)")
     assert found.state.finished
     assert found.state.text.endswith("a\na\na\n")
+
+
+async def test_the_best_text_that_has_ended_is_there_when_the_budget_ends() -> None:
+    class Watched(Grader):
+        async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+            seen.append(draft.text)
+            return await super().grade(draft, problem, task, call)
+
+    cut_after_an_end = 0
+    for calls in range(8, 90, 3):
+        seen: list[str] = []
+        at = Scope.root(Run(Seeded(1)), Budget({"calls": calls}))
+        method = methods.parse("best-first(draws=8, expand=3, nodes=60, rounds=1)")
+        with pytest.raises(BudgetEnded):
+            await method(PROBLEM, By(Ladder(), LadderTask(), Watched()), at)
+        kept = at.kept or []
+        assert all(p.state.finished for p in kept if p.done)
+        best = max(seen, key=grade, default="")
+        if best.count("\n") == LINES:
+            assert best in [p.state.text for p in kept if p.done]
+            cut_after_an_end += 1
+    assert cut_after_an_end
 
 
 @pytest.mark.parametrize(("spelling", "verified", "complaint"), [

@@ -170,6 +170,22 @@ def test_senseless_parameters_are_refused(spelling: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("spelling", [
+    "sample(n=1, temperature=0)", "beam(width=1, expand=1)", "particle-filter(n=1, ess=0, temper_end=0.1, temper_steps=1)",
+    "particle-filter(ess=1)", "entropic-particle-filter(n=1, horizon=1)", "entropic-particle-filter-published(n=1, horizon=1)",
+    "steer(n=1, ess=0, strength=0)", "steer(ess=1)", "particle-gibbs(n=2, sweeps=1)", "metropolis-hastings(chains=1, moves=0)",
+    "parallel-tempering(chains=1, n=2, hottest=1, sweeps=1)", "best-first(expand=1, draws=1, depth=1, nodes=1, rounds=1)",
+    "mcts(n=1, expand=1, batch=1, explore=0)", "ab-mcts-a(n=1, batch=1)", "ab-mcts-m(n=1, batch=1)", "dvts(n=1, expand=1)",
+    "rebase(n=1, temper=0)", "ets(n=1, temper=0, cost=0, coverage=0, likeness=0)", "a-star(n=1, expand=1, weight=0)",
+    "early-rejection(width=1, expand=1, tokens=1, keep=1)", "self-eval-beam(width=1, expand=1, tau=0, decay=0)",
+    "phi-decoding(width=1, expand=1, depth=0, clusters=1, sigma=0, foresight=0, least=0)",
+])  # fmt: skip
+async def test_the_least_that_makes_sense_is_taken(spelling: str) -> None:
+    pop, _ = await population(spelling, By(toy(), ToyTask(), Counted()))
+    assert pop
+    assert all(p.state.finished for p in pop)
+
+
 # degenerate cases agree
 
 
@@ -246,6 +262,16 @@ async def test_a_beam_keeps_its_width_and_starts_as_wide_as_it_goes_on() -> None
 async def test_a_beam_of_one_that_expands_into_many_takes_the_best_step() -> None:
     pop, _ = await population("beam(width=1, expand=64, temperature=1.0)", By(toy(), ToyTask(), Counted()))
     assert read(pop) == ["bb."]
+
+
+async def test_a_cut_within_a_character_is_a_cut_and_an_empty_step_is_an_end() -> None:
+    class Half(ToyModel):
+        async def extend(self, request: Request, call: Call) -> Completion:
+            return Completion("", "length", Cost(calls=1, new_tokens=1, critical_tokens=1))
+
+    by = By(Half(Seeded(0)), ToyTask(), Counted())
+    assert [p.state.finish for p in (await population("sample(n=1)", by))[0]] == ["length"]
+    assert [p.state.finish for p in (await population("beam(width=1, expand=1)", by))[0]] == ["end"]
 
 
 async def test_a_long_step_goes_on_and_a_draft_ends_at_its_caps() -> None:

@@ -194,6 +194,14 @@ async def test_a_failed_call_that_told_nothing_is_charged_its_reservation() -> N
     assert kinds(at, "sample failed")[0].data["estimated"] is True
 
 
+async def test_a_replayed_call_has_taken_as_long_as_it_took() -> None:
+    earlier = Event((1, 0, 1), "sample", 100.0, Cost(calls=1, seconds=7.0), {"text": "!"})
+    at = Scope.root(Run(trace=MemoryTrace([earlier])))
+    assert states(await each(particles("a"), paid(failing), at)) == ["a!"]
+    assert 107 <= at.cost().seconds < 108
+    assert at.run.physical_calls == 0
+
+
 @pytest.mark.parametrize("failures", ["fail", "drop"])
 @pytest.mark.parametrize("error", [ModelError("model"), ValueError("bug")])
 async def test_an_error_surfaces_alone_and_cancels_its_siblings(failures: str, error: Exception) -> None:

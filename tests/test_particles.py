@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from forethought.core.budget import Budget
 from forethought.core.draft import ROOT, UNKNOWN, Draft, Grade
-from forethought.core.errors import ModelError
+from forethought.core.errors import BudgetEnded, ModelError
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population, ess, log_evidence, posterior
 from forethought.core.problem import Problem
@@ -162,6 +163,18 @@ async def test_exchanges_keep_the_product_of_the_targets() -> None:
     flow = law[:, None] * chances
     assert flow == pytest.approx(flow.T, rel=1e-9)
     assert 0 < np.trace(chances) < len(law)
+
+
+async def test_exchanges_along_three_chains_keep_the_product_of_their_targets() -> None:
+    tempers = (1.0, 2.5, 6.0)
+    targets = [model_times_odds(temper, deepest=1) for temper in tempers]
+    states = list(itertools.product(texts(1), repeat=3))
+
+    async def move(triple: tuple[str, ...], source: Source) -> tuple[str, ...]:
+        return tuple(d.text for d in exchanged([graded(t) for t in triple], tempers, toy_by(source), place(source)))
+
+    law = np.array([math.prod(target[text] for target, text in zip(targets, s, strict=True)) for s in states])
+    assert law @ await matrix(states, move) == pytest.approx(law, rel=1e-9)
 
 
 @pytest.mark.slow
@@ -392,6 +405,21 @@ async def test_moves_bring_metropolis_hastings_nearer_to_its_target() -> None:
     none, one = [await normalised(f"metropolis-hastings(chains=1, moves={moves})") for moves in (0, 1)]
     assert none == pytest.approx(texts(1))
     assert distance(one, truth) < distance(none, truth)
+
+
+async def test_what_the_chains_visited_is_there_when_the_budget_ends() -> None:
+    method = methods.parse("metropolis-hastings(chains=3, moves=3)")
+    whole, sizes = [p.state.text for p in await method(PROBLEM, toy_by(Seeded(5)), place(Seeded(5)))], set()
+    for calls in range(9, 40):  # the first three drafts take at most nine
+        at = Scope.root(Run(Seeded(5)), Budget({"calls": calls}))
+        try:
+            kept = await method(PROBLEM, toy_by(Seeded(5)), at)
+        except BudgetEnded:
+            kept = at.kept or []
+        assert [p.state.text for p in kept] == whole[: len(kept)]
+        assert all("table" in p.state.grades for p in kept)
+        sizes.add(len(kept))
+    assert sizes == {3, 6, 9, 12}
 
 
 def distance(one: dict[str, float], other: dict[str, float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forethought.core.errors import UsageError
-from forethought.core.registry import Registry, call_of, require, unknown
+from forethought.core.registry import Registry, brief, call_of, require, unknown
 from forethought.methods import methods
 from forethought.selection import selections
 from forethought.verifiers import verifiers
@@ -64,6 +64,33 @@ def test_what_is_read(text: str, part: Many) -> None:
 def test_how_it_is_spelled() -> None:
     assert repr(Many()) == "many-parts(n=4, rate=0.5, word='x', mode='sum', on=False)"
     assert repr(Plain()) == "none"
+
+
+@pytest.mark.parametrize(("part", "words"), [
+    (Many(), "many-parts"), (Plain(), "none"), (Many(3), "many-parts(n=3)"),
+    (Many(None, mode="max", on=True), "many-parts(n=None, mode=max, on=True)"),
+])  # fmt: skip
+def test_in_brief_a_part_has_only_what_is_not_the_default(part: Any, words: str) -> None:
+    assert brief(part) == words
+    assert parts.parse(words) == part
+
+
+def test_what_a_part_works_out_for_itself_is_no_parameter() -> None:
+    shapes: Registry[Any] = Registry("shape")
+
+    @shapes.register("square")
+    @dataclass(frozen=True)
+    class Square:
+        side: int = 2
+        area: int = field(init=False, default=4)
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "area", self.side**2)
+
+    assert brief(Square(3)) == repr(Square(3)) == "square(side=3)"
+    assert shapes.parse("square(side=3)").area == 9
+    with pytest.raises(UsageError, match="there is no parameter of square 'area'; there are side"):
+        shapes.parse("square(area=9)")
 
 
 @given(

@@ -156,6 +156,14 @@ def test_systematic_beats_independent_draws_clearly_on_uneven_weights() -> None:
     assert spread["residual"] < spread["multinomial"]
 
 
+def test_the_chances_of_a_draw_need_not_sum_to_one() -> None:
+    def drawn(*chances: float) -> list[int]:
+        return [Scope.root(Run(Seeded(seed))).draw(chances) for seed in range(400)]
+
+    assert drawn(3, 0, 1) == drawn(0.75, 0, 0.25) == drawn(3 / 64, 0, 1 / 64)
+    assert Counter(drawn(3, 0, 1)) == {0: pytest.approx(300, abs=40), 2: pytest.approx(100, abs=40)}
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("n", [0, -1])
 def test_no_survivors_is_senseless(scheme: Scheme, n: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from forethought.core.cost import Cost
 from forethought.core.draft import ROOT, Draft
+from forethought.core.population import Particle
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.methods import By, methods, phi_decoding
@@ -21,6 +22,7 @@ from forethought.methods.clusters import k_means, tf_idf
 from forethought.methods.foresight import agreement, gains, paired
 from forethought.methods.phi_decoding import PhiDecoding
 from forethought.methods.self_eval import said
+from forethought.methods.self_eval_beam import SelfEvalBeam
 from forethought.models.protocol import Completion, Request
 from tests.ladder import LINES, Ladder, LadderTask, climb
 from tests.toy import NEXT, Enumerated, expected_measure, table
@@ -78,6 +80,18 @@ async def test_at_tau_zero_the_best_are_kept() -> None:
     for _ in range(LINES):  # 64 draws see all three ways
         text = max((text + letter + "\n" for letter in "abc"), key=lambda t: by.verifier and grade_path(t))
     assert pop[0].state.text == text
+
+
+def test_the_best_are_kept_up_to_a_tau_of_five_thousandths_as_in_the_released_code() -> None:
+    """Two steps of nearly the same score: the law of any tau above would keep either."""
+    drawn = [Particle(Draft(ROOT, f"{x}\n", (), (x,))) for x in (-1.004, -1.0)]
+
+    def kept(tau: float) -> set[str]:
+        by, places = By(Ladder(), LadderTask()), [Scope.root(Run(Seeded(seed))) for seed in range(40)]
+        return {SelfEvalBeam(width=1).kept(drawn, [1, 1], tau, by, at)[0].state.new for at in places}
+
+    assert kept(0.005) == {"-1.0\n"}
+    assert kept(0.006) == {"-1.0\n", "-1.004\n"}
 
 
 def grade_path(text: str) -> float:
@@ -201,8 +215,6 @@ async def test_in_width_pruning_keeps_what_is_above_and_tops_up() -> None:
     def step(i: int, logprob: float) -> Draft:
         return Draft(ROOT, f"{i}\n", (), (logprob, logprob))
 
-    from forethought.core.population import Particle
-
     drawn = [Particle(step(i, value)) for i, value in enumerate([-0.1, -0.2, -0.15, -5.0])]
     at = Scope.root()
     assert PhiDecoding().in_width(drawn, 2, at) == drawn[:3]
@@ -215,8 +227,6 @@ def test_gains_are_over_the_value_of_where_a_step_came_from() -> None:
     parent = Draft(ROOT, "p\n", (), (-1.0,))
     step, ended = Draft(parent, "s\n", (), (-2.0,)), Draft(parent, "e", (), (-0.25, -0.75), finish="end")
     end = Draft(step, "and so on", (), (-0.5, -0.1))
-    from forethought.core.population import Particle
-
     steps = [Particle(step), Particle(ended, done=True)]
     pairs = paired(steps, [Particle(end, done=True), Particle(ended, done=True)])
     assert pairs == [(step, end), (ended, ended)]

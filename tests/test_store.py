@@ -20,7 +20,7 @@ from forethought.core.errors import BudgetEnded, ForethoughtError, UsageError
 from forethought.core.operators import each
 from forethought.core.population import Particle
 from forethought.core.scope import Run, Scope, Seeded
-from forethought.core.store import RunStore
+from forethought.core.store import RunRow, RunStore
 from forethought.core.trace import Event
 from tests.scripted import Extend, World
 
@@ -82,6 +82,38 @@ def test_another_version_is_refused(path: Path, store: RunStore) -> None:
         db.execute("PRAGMA user_version = 999")
     db.close()
     assert "another version of forethought" in refused(path)
+
+
+FIRST_VERSION = """
+CREATE TABLE runs (id INTEGER PRIMARY KEY, created REAL, key TEXT UNIQUE, spec TEXT, status TEXT, outcome TEXT);
+CREATE TABLE events (run INTEGER, place TEXT, kind TEXT, start REAL, cost TEXT, data TEXT,
+                     PRIMARY KEY (run, place, kind)) WITHOUT ROWID;
+PRAGMA application_id = 1182034031;
+PRAGMA user_version = 1;
+INSERT INTO runs VALUES (1, 0.5, 'key', '{"method": "beam"}', 'done', '{"answer": "42"}');
+INSERT INTO events VALUES (1, '1.0.1', 'sample', 0.25, '{"calls": 1, "new_tokens": 3}', '{"text": "a"}');
+"""
+
+
+def test_the_files_of_users_stay_readable(path: Path) -> None:
+    """Whoever changes the layout or its number has to say here how the first is read."""
+    path.parent.mkdir()
+    with sqlite3.connect(path) as db:
+        db.executescript(FIRST_VERSION)
+    db.close()
+    store = RunStore(path)
+    assert store.runs() == [RunRow(1, 0.5, "key", {"method": "beam"}, "done", {"answer": "42"})]
+    assert store.events(1) == [Event((1, 0, 1), "sample", 0.25, Cost(calls=1, new_tokens=3), {"text": "a"})]
+    store.close()
+
+
+def test_a_file_that_stays_locked_is_given_up(path: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA journal_mode = DELETE")
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr("forethought.core.store.time.sleep", lambda seconds: None)
+    assert "database is locked" in refused(path)
+    other.close()
 
 
 def test_a_store_is_opened_again(path: Path, store: RunStore) -> None:

@@ -17,7 +17,7 @@ from forethought.core.scope import Scope
 from forethought.methods import By, ab_mcts_m, simulate, thompson
 from forethought.methods.ab_mcts_a import AbMctsA
 from forethought.methods.mcts import Mcts
-from forethought.methods.mixed import fit
+from forethought.methods.mixed import fit, grid
 from forethought.methods.tree import Node, Scores, back_up
 from tests.ladder import PROBLEM, Grader, Ladder, LadderTask, climb, grade
 from tests.mixed_mcmc import predictions, wins
@@ -330,6 +330,24 @@ def same_choices(trees: list[list[list[float]]], chains: int, steps: int) -> lis
         have = wins(fit(*sums).predict(np.random.default_rng(k), 100_000), seed=k)
         gaps.append(float(abs(want - have).sum() / 2))
     return gaps
+
+
+@pytest.mark.parametrize("groups", [[[0.5]], [[0.2, 0.4], [0.9]], [[0.1], [0.15, 0.2, 0.1], [0.8, 0.7]]])
+def test_the_posterior_has_the_moments_of_a_quadrature_of_the_model(groups: list[list[float]]) -> None:
+    """All scores are jointly Gaussian given the two scales: no group is summed up, nothing is integrated by hand."""
+    off = np.array([score - 0.5 for group in groups for score in group])
+    which = np.array([j for j, group in enumerate(groups) for _ in group])
+    middles = (np.arange(150) + 0.5) / 150
+    a2, s2 = (v.reshape(-1, 1, 1) for v in np.meshgrid(middles**2, (0.01 + 1.49 * middles) ** 2))
+    covariance = 0.2**2 + a2 * (which[:, None] == which) + s2 * np.eye(len(off))
+    by_off, by_one = np.moveaxis(np.linalg.solve(covariance, np.column_stack([off, np.ones(len(off))])), 2, 0)
+    a2, s2 = a2.ravel(), s2.ravel()
+    log_p = -0.5 * by_off @ off - 0.5 * np.linalg.slogdet(covariance)[1] - a2 / (2 * 0.2**2) - s2 / (2 * 0.3**2)
+    mu, variance = 0.5 + 0.2**2 * by_off.sum(1), 0.2**2 - 0.2**4 * by_one.sum(1)
+    want = np.average([a2, s2, mu, mu**2 + variance], axis=1, weights=np.exp(log_p))
+    have = fit([len(g) for g in groups], [sum(g) for g in groups], [sum(x * x for x in g) for g in groups])
+    found = np.average([*grid()[:2], have.mu, have.mu**2 + have.var_mu], axis=1, weights=have.mass)
+    assert found == pytest.approx(want, rel=0.01)
 
 
 def test_the_closed_form_chooses_as_mcmc_does() -> None:
