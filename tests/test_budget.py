@@ -87,6 +87,17 @@ def test_tokens_are_new_and_verifier_tokens() -> None:
     assert not account.fits(Cost(new_tokens=5, verifier_tokens=6))
 
 
+COSTS = st.lists(st.integers(0, 10**9), min_size=len(Cost._fields), max_size=len(Cost._fields)).map(lambda n: Cost(*n))
+
+
+@given(COSTS, COSTS)
+def test_costs_add_entry_by_entry_and_side_by_side_the_longest_chain_counts(a: Cost, b: Cost) -> None:
+    assert a + b == Cost(*(x + y for x, y in zip(a, b, strict=True)))
+    assert a + b - b == a
+    chain, seconds = max(a.critical_tokens, b.critical_tokens), max(a.seconds, b.seconds)
+    assert a.beside(b) == (a + b)._replace(critical_tokens=chain, seconds=seconds)
+
+
 def test_what_is_spent_is_spent_all_around() -> None:
     outer = Account(None, {"calls": 3})
     inner = outer.child({"tokens": 5})
@@ -300,6 +311,14 @@ async def test_time_over_is_replayed_and_not_decided_again() -> None:
     replay = Run(trace=MemoryTrace(trace.events))
     assert await program(replay, World(random.Random(2))) == made  # a model that is quick now finishes no more
     assert replay.physical_calls == 0
+
+
+async def test_a_replay_does_not_wait_until_the_time_is_over_again() -> None:
+    run = Run(trace=MemoryTrace([Event((1,), "over", 1000.0)]))
+    with anyio.fail_after(5), pytest.raises(BudgetEnded), Scope.root(run).limit(Budget({"seconds": 1000})) as inner:
+        await for_ever(World(random.Random(1)), 3, inner)
+    assert run.clock.now() >= 1000
+    assert run.physical_calls == 0
 
 
 # Random programs

@@ -202,6 +202,17 @@ async def test_a_replayed_call_has_taken_as_long_as_it_took() -> None:
     assert at.run.physical_calls == 0
 
 
+async def test_what_was_in_flight_is_asked_again_and_listed() -> None:
+    first = Scope.root()
+    made = await each(particles("a", "b"), paid(failing), first)
+    assert first.run.again == []
+    cut = MemoryTrace(e for e in first.run.trace.events if e.place != (1, 1, 1))  # type: ignore[attr-defined]
+    second = Scope.root(Run(trace=cut))
+    assert await each(particles("a", "b"), paid(failing), second) == made
+    assert second.run.again == [(1, 1, 1)]
+    assert [(e.place, e.data) for e in kinds(second, "sample")] == [((1, 1, 1), {"text": "!", "again": True})]
+
+
 @pytest.mark.parametrize("failures", ["fail", "drop"])
 @pytest.mark.parametrize("error", [ModelError("model"), ValueError("bug")])
 async def test_an_error_surfaces_alone_and_cancels_its_siblings(failures: str, error: Exception) -> None:
@@ -332,13 +343,22 @@ async def test_a_race_that_nobody_or_everybody_wins(first: int) -> None:
 
 @pytest.mark.parametrize("ordered", [True, False])
 async def test_a_race_is_won_by_those_that_count(ordered: bool) -> None:
-    async def act(state: str, call: Call) -> int:
-        await anyio.sleep(0.002 * len(state))
-        return len(state)
+    at = Scope.root(Run(ordered=ordered))
 
-    pop, at = particles("a", "bb", "ccc"), Scope.root(Run(ordered=ordered))
-    assert states(await race(pop, paid(act), at, first=1, counts=lambda p: p.state != "a!")) == ["bb!"]
-    assert states(await race(pop, paid(act), at, first=2, counts=lambda p: p.state == "ccc!")) == ["ccc!"]
+    async def won(first: int, counts: Callable[[Particle[str]], bool]) -> list[str]:
+        gone = [anyio.Event() for _ in range(4)]
+        gone[0].set()
+
+        async def act(state: str, call: Call) -> int:
+            """One after another, the short ones first."""
+            await gone[len(state) - 1].wait()
+            gone[len(state)].set()
+            return len(state)
+
+        return states(await race(particles("a", "bb", "ccc"), paid(act), at, first=first, counts=counts))
+
+    assert await won(1, lambda p: p.state != "a!") == ["bb!"]
+    assert await won(2, lambda p: p.state == "ccc!") == ["ccc!"]
     assert at.cost().new_tokens >= 3
 
 

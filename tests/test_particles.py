@@ -27,7 +27,7 @@ from forethought.methods.metropolis_hastings import Rewrite
 from forethought.methods.parallel_tempering import Chain, exchanged, swept
 from forethought.methods.particle_gibbs import Sweep, drawn
 from forethought.methods.steer import potentials
-from forethought.methods.weigh import annealed
+from forethought.methods.weigh import annealed, log_odds
 from forethought.models.protocol import Completion, Request
 from forethought.tasks.protocol import Task
 from tests.toy import (
@@ -201,6 +201,14 @@ async def test_a_better_draft_always_moves_to_the_colder_chain() -> None:
     for seed in range(20):
         swapped = exchanged([graded("aa."), graded("bb.")], TEMPERS, toy_by(Seeded(seed)), place(Seeded(seed)))
         assert [d.text for d in swapped] == ["bb.", "aa."]
+
+
+def test_certain_grades_have_finite_odds_as_in_the_code_of_puri_et_al() -> None:
+    by = toy_by(Seeded(0))
+    odds = [log_odds(ROOT.graded("table", Grade(value)), by) for value in (0.0, 1e-9, 0.5, 1 - 1e-9, 1.0)]
+    most = math.log((1 - 1e-7) / 1e-7)
+    assert odds == pytest.approx([-most, -most, 0.0, most, most])
+    assert log_odds(ROOT.graded("table", UNKNOWN), by) == log_odds(ROOT, by) == 0.0
 
 
 # variances: a slip that keeps the mean is seen here

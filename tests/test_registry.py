@@ -75,6 +75,19 @@ def test_in_brief_a_part_has_only_what_is_not_the_default(part: Any, words: str)
     assert parts.parse(words) == part
 
 
+def test_a_tuple_is_of_parts_of_one_kind() -> None:
+    lists: Registry[Any] = Registry("list")
+
+    @lists.register("weights")
+    @dataclass(frozen=True)
+    class Weights:
+        values: tuple[float, ...] = ()
+
+    assert lists.parse("weights(values=(1, 0.5))") == Weights((1, 0.5))
+    with pytest.raises(UsageError, match=r"values=\(1, 'x'\) is not a tuple, each part a number"):
+        lists.parse("weights(values=(1, 'x'))")
+
+
 def test_what_a_part_works_out_for_itself_is_no_parameter() -> None:
     shapes: Registry[Any] = Registry("shape")
 

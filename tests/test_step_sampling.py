@@ -24,7 +24,7 @@ from forethought.methods.phi_decoding import PhiDecoding
 from forethought.methods.self_eval import said
 from forethought.methods.self_eval_beam import SelfEvalBeam
 from forethought.models.protocol import Completion, Request
-from tests.ladder import LINES, Ladder, LadderTask, climb
+from tests.ladder import LINES, Grader, Ladder, LadderTask, climb
 from tests.toy import NEXT, Enumerated, expected_measure, table
 from tests.toy import PROBLEM as TOY
 
@@ -80,6 +80,25 @@ async def test_at_tau_zero_the_best_are_kept() -> None:
     for _ in range(LINES):  # 64 draws see all three ways
         text = max((text + letter + "\n" for letter in "abc"), key=lambda t: by.verifier and grade_path(t))
     assert pop[0].state.text == text
+
+
+@pytest.mark.parametrize(("spelling", "logprobs", "asked"), [
+    ("self-eval-beam(width=1, expand=2)", False, 0), ("phi-decoding(width=2, expand=2, depth=2)", False, 0),
+    ("phi-decoding(width=2, depth=0)", False, 0), ("a-star(expand=2)", False, 0), ("sample(n=2)", True, 0),
+    ("sample(n=2)", False, None), ("beam(width=1, expand=2)", False, None),
+])  # fmt: skip
+async def test_likelihoods_are_asked_for_where_they_are_read_and_alternatives_never(
+    spelling: str, logprobs: bool, asked: int | None
+) -> None:
+    class Noting(Ladder):
+        async def extend(self, request: Request, call: Call) -> Completion:
+            seen.add(request.logprobs)
+            return await super().extend(request, call)
+
+    seen: set[int | None] = set()
+    by = By(Noting(), LadderTask(), Grader(), logprobs=logprobs)
+    await methods.parse(spelling)(Problem("climb"), by, Scope.root())
+    assert seen == {asked}
 
 
 def test_the_best_are_kept_up_to_a_tau_of_five_thousandths_as_in_the_released_code() -> None:

@@ -107,12 +107,27 @@ def test_the_files_of_users_stay_readable(path: Path) -> None:
     store.close()
 
 
-def test_a_file_that_stays_locked_is_given_up(path: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("passes", [3, 10_000])
+def test_a_locked_file_is_waited_for_but_not_for_ever(
+    path: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch, passes: int
+) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA journal_mode = DELETE")
     other.execute("BEGIN IMMEDIATE")
-    monkeypatch.setattr("forethought.core.store.time.sleep", lambda seconds: None)
-    assert "database is locked" in refused(path)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == passes:
+            other.rollback()
+
+    monkeypatch.setattr("forethought.core.store.time.sleep", sleep)
+    if passes == 3:
+        RunStore(path).close()
+        assert len(slept) == 3
+    else:
+        assert "database is locked" in refused(path)
+        assert sum(slept) >= 1
     other.close()
 
 

@@ -279,6 +279,24 @@ def test_ab_mcts_goes_where_the_scores_are(search: str) -> None:
     assert set(goes([good], [True])) == {"wider"}
 
 
+async def test_scores_at_and_below_a_node_are_counted_to_two_digits(
+    log: list[list[Simulated]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: dict[Node, Counter[int]] = {}
+    original = ab_mcts_m.deeper
+
+    def spied(node: Node, seen: ab_mcts_m.Seen, chance: np.random.Generator) -> Node | None:
+        counts.update(seen)
+        return original(node, seen, chance)
+
+    monkeypatch.setattr(ab_mcts_m, "deeper", spied)
+    await climb("ab-mcts-m(n=40)")
+    past = [s for done in log for s in done]
+    assert len(counts) > 10
+    for node, seen in counts.items():
+        assert seen == Counter(int(100 * s.score + 0.5) for s in past if node.draft.text in steps_of(s.reached))
+
+
 def test_a_child_whose_scores_are_all_the_same_is_left_alone() -> None:
     assert not ab_mcts_m.settled(Counter([100, 100, 100]))
     assert ab_mcts_m.settled(Counter([100, 100, 100, 3]))
