@@ -23,7 +23,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -367,15 +366,13 @@ def summary(drawn: list[Mutant], path: Path) -> str:
         f"| hung, which counts as killed | {len(hung)} |",
     ]
     lines += [f"| survived, equivalent | {len(equal)} |", f"| survived, a hole | {len(alive) - len(equal)} |", ""]
-    share = (
-        f"{seen / max(len(done), 1):.1%} of those run are killed, {seen / max(len(done) - len(equal), 1):.1%} of those"
-    )
+    killed = f"{seen / max(len(done), 1):.1%} of those run are killed"
+    sharp = f"{seen / max(len(done) - len(equal), 1):.1%} of those that are not equivalent"
     pages = sum(ALWAYS in row["by"] for row in done)
     lines += [
-        f"{share} that are not equivalent. {pages} were killed only by the freshness of the methods' page: a default",
+        f"{killed}, {sharp}; {pages} of them only by the freshness of the methods' page: a default was changed.",
         "",
     ]
-    lines[-2] += " was changed."
     lines += [f"* hung: `{told(m)}`" for m in hung]
     lines += [f"* equivalent: `{told(m)}`: {EQUIVALENT[place_of(m)]}" for m in equal]
     lines += [f"* **a hole**: `{told(m)}`" for m in alive if m not in equal]
