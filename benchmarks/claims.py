@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from forethought.tasks import GENERATED
 
 STORE = ROOT / "build" / "claims"
-PROBLEMS, TRAIN = 100, 40  # a family
+PROBLEMS, TRAIN = 100, 40  # a family; three times as many where a claim reads one family only
 Wanted = Mapping[Ladder, Choice]
 
 
@@ -157,10 +157,10 @@ def main(
         )
         found.append(page.judged(claim, None if reason else claim.measure(curves), reason))
     sizes = {ladder.name: ladder.sizes for ladder in wanted}
-    families = {task: GENERATED[task].middle for ladder in wanted for task in ladder.tasks}
+    families = {task: problems * ladder.times for ladder in wanted for task in ladder.tasks}
     told = {
-        "problems": problems * len(families),
-        "families": ", ".join(f"{problems} of {task} {level}" for task, level in families.items()),
+        "problems": sum(families.values()),
+        "families": ", ".join(f"{count} of {task} {GENERATED[task].middle}" for task, count in families.items()),
         "cpu_minutes": sum(cpu_seconds(job, store) for job in todo) / 60,
         "machine": f"{cpu_model()}, {workers or 1} processes",
         "weights": weights(),

@@ -192,7 +192,7 @@ def one_line(found: Result, *parts: str) -> None:
     (("hello", "--difficulty", "3"), "not both"),
     ((), "there is no problem"),
     (("  ",), "the problem is empty"),
-    (("hello",), "the embedded reasoner solves only the tasks chain, countdown, procedure"),
+    (("hello",), "the embedded reasoner solves only the tasks chain, chain-checked, countdown, procedure"),
     (("hello", "--task", "chain"), "this is no chain problem; they look like: chain "),
     (("--task", "chain", "--select", "best", "--model", "smollm2"), "forethought pull smollm2"),
 ])  # fmt: skip

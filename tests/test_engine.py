@@ -515,7 +515,7 @@ async def test_a_cancelled_call_has_told_its_cost(local: Local) -> None:
             super().progress(cost)
             scope.cancel()
 
-    call = Impatient((), 0)
+    call = Impatient((), 2)  # whose text is long
     with anyio.CancelScope() as scope:
         await local.extend(Request(ASK, max_tokens=400), call)
     assert scope.cancelled_caught

@@ -306,12 +306,8 @@ def test_a_bench_is_exported_and_replayed_as_it_was(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["export", str(there), "--out", str(out)])
     assert found.exit_code == 0, found.stderr
     again = rows(out, "--select", "majority", "--select", "weighted", "--n", "12")
-    assert (
-        sum(
-            s["answer"] is not None and bool(s["grades"]) for s in json.loads(out.read_text().split("\n")[0])["samples"]
-        )
-        > 1
-    )
+    samples = [sample for line in out.read_text().splitlines() for sample in json.loads(line)["samples"]]
+    assert sum(s["answer"] is not None and bool(s["grades"]) for s in samples) > 1
     assert [row["accuracy"] for row in again] == pytest.approx([row["accuracy"] for row in measured])
     assert again[0]["mean_new_tokens"] == pytest.approx(measured[0]["mean"]["new_tokens"])
 

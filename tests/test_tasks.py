@@ -15,6 +15,7 @@ from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.tasks import GENERATED, TASKS, GeneratedTask, generated_task, task_named
 from forethought.tasks.chain import Chain
+from forethought.tasks.chain_checked import ChainChecked
 from forethought.tasks.countdown import LARGEST, Countdown, value_of
 from forethought.tasks.generated import Split
 from forethought.tasks.procedure import Procedure
@@ -22,6 +23,11 @@ from forethought.tasks.text import Text, boxed, normalised
 
 LEVELS = [(task, level) for task in GENERATED.values() for level in task.difficulties]
 NAMES = [f"{task.name}-{level}" for task, level in LEVELS]
+final = pytest.mark.parametrize(  # families whose drafts never mend a step
+    ("task", "level"),
+    [pair for pair in LEVELS if pair[0].name != "chain-checked"],
+    ids=[name for name in NAMES if not name.startswith("chain-checked")],
+)
 generated = pytest.mark.parametrize("task", GENERATED.values(), ids=list(GENERATED))
 CHAIN = Problem("chain 48\n1) -5\n2) *3\n", "29", "chain/2", 2)
 COUNTDOWN = Problem("countdown 17 3 9 = 60\n")
@@ -46,7 +52,7 @@ def test_solutions_are_right(task: GeneratedTask, level: int, split: Split) -> N
         assert task.prompt(problem) == ({"role": "user", "content": problem.text},)
 
 
-@pytest.mark.parametrize(("task", "level"), LEVELS, ids=NAMES)
+@final
 def test_a_corrupted_step_is_noticed_and_what_follows_it_is_wrong(task: GeneratedTask, level: int) -> None:
     for index in range(5):
         problem = task.problem(level, index)
@@ -58,7 +64,7 @@ def test_a_corrupted_step_is_noticed_and_what_follows_it_is_wrong(task: Generate
         assert answer is None or not task.correct(answer, problem)
 
 
-@pytest.mark.parametrize(("task", "level"), LEVELS, ids=NAMES)
+@final
 def test_an_attempt_without_slips_is_right_and_one_with_slips_alone_goes_wrong_at_once(
     task: GeneratedTask, level: int
 ) -> None:
@@ -93,6 +99,29 @@ def test_slips_are_as_frequent_as_asked(task: GeneratedTask) -> None:
         problem = task.problem(5, index, "train")
         slipped += not all(task.right_so_far(task.attempt(problem, rng, slip=0.1), problem))
     assert abs(slipped / 400 - (1 - 0.9**5)) < 0.08
+
+
+def test_a_step_that_is_written_again_is_right_again() -> None:
+    problem = Problem("chain-checked 48\n1) -5\n2) *3\n", "29", "chain-checked/2", 2)
+    lines = ["1) 48-5=44", "check 48-5=43", "1) 48-5=43", "check 48-5=43", "2) 43*3=29", "check 43*3=28", "answer: 29"]
+    task, text = ChainChecked(), "\n".join(lines)
+    assert task.right_so_far(text, problem) == [False, False, True, True, True, True, True]
+    assert task.right_so_far(text.replace("answer: 29", "answer: 28"), problem)[-1] is False
+    assert task.right_so_far("\n".join([*lines[2:4], lines[-1]]), problem) == [True, True, False]  # a step is missing
+    assert task.right_so_far("\n".join([*lines[4:6]]), problem) == [False, False]
+    assert task.right_so_far("one\n" + text, problem)[0] is False
+
+
+def test_checks_mend_most_slips_and_drafts_differ_in_length() -> None:
+    task, rng = ChainChecked(), random.Random(0)
+    problems = [task.problem(8, index, "train") for index in range(300)]
+    texts = [task.attempt(problem, rng, slip=0.02) for problem in problems]
+    right = [task.right_so_far(text, p)[-1] for text, p in zip(texts, problems, strict=True)]
+    slipped = [not all(task.right_so_far(text, p)) for text, p in zip(texts, problems, strict=True)]
+    assert sum(slipped) > 3 * (len(right) - sum(right)) > 0
+    assert len({len(text.splitlines()) for text in texts}) >= 4
+    answers = [task.answer(text, p) == p.reference for text, p in zip(texts, problems, strict=True)]
+    assert all(answer for answer, good in zip(answers, right, strict=True) if good)  # a wrong step times 0 is luck
 
 
 def corrupted(step: str) -> str:
@@ -142,7 +171,9 @@ def test_tasks_by_name() -> None:
     assert task_named("chain") is generated_task("chain")
     with pytest.raises(UsageError, match="there is no task 'chian'; did you mean 'chain'"):
         task_named("chian")
-    with pytest.raises(UsageError, match="there is no generated task 'text'; there are chain, countdown, procedure"):
+    with pytest.raises(
+        UsageError, match="there is no generated task 'text'; there are chain, chain-checked, countdown, procedure"
+    ):
         generated_task("text")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import curves, samples
 from .claim import Claim, gain, saving
 
+CHECKED = "on chains that check themselves, whose drafts differ in length"
 ESC = "Li et al. 2024, arXiv:2401.10480"
 
 ADAPTIVE = (
@@ -85,11 +86,12 @@ ADAPTIVE = (
         "fractured",
         "Answers from cut traces cover more problems a token",
         "Liao et al. 2025, arXiv:2505.12992",
-        ("fractured", "warm-coverage"),
-        lambda f: curves.steeper(f["fractured"], f["warm-coverage"]),
+        ("fractured", "checked-coverage"),
+        lambda f: curves.steeper(f["fractured"], f["checked-coverage"]),
         "points a doubling",
         0.0,
         "steepest of all axes",
+        note=CHECKED,
     ),
     gain(
         "semantic-entropy",
@@ -111,22 +113,23 @@ ADAPTIVE = (
         "first-finish",
         "The shortest of 4 drafts is right more often than one of them",
         "Agarwal et al. 2025, arXiv:2505.18149 (259)",
-        ("warm-coverage",),
-        lambda f: samples.shortest(f["warm-coverage"], 4),
+        ("checked-coverage",),
+        lambda f: samples.shortest(f["checked-coverage"], 4),
         "points",
         0.0,
         "15 points",
-        note="drafts here differ little in length; variable-length reasoning is not what the reasoner learned",
+        note=CHECKED,
     ),
     Claim(
         "first-finish-vote",
         "The first of n to finish beats a vote at equal tokens",
         "Agarwal et al. 2025, arXiv:2505.18149 (259)",
-        ("first-finish", "warm-self-consistency"),
-        lambda f: curves.gain(f["first-finish"], f["warm-self-consistency"]),
+        ("first-finish", "checked-self-consistency"),
+        lambda f: curves.gain(f["first-finish"], f["checked-self-consistency"]),
         "points",
         0.0,
         "better",
+        note=CHECKED,
     ),
     Claim(
         "monkeys",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 FROZEN = Path(__file__).with_name("frozen.json")
@@ -33,6 +33,7 @@ class Ladder:
     temperatures: tuple[float, ...] = (
         TEMPERATURES  # those that compete; one alone is fixed by what the ladder stands for
     )
+    times: int = 1  # problems of each task, as a multiple of what is asked for
 
     def method(self, size: int, temperature: float) -> str:
         """Four drafts a survivor, as published, where a method has a width and an expansion."""
@@ -58,13 +59,18 @@ class Choice:
     select: str = "weighted"
 
 
-def sampled(name: str, *select: str, **more: object) -> Ladder:
-    return Ladder(name, "sample(n={n}, temperature={t})", select, SAMPLES, sampled=True, **more)  # type: ignore[arg-type]
+def sampled(name: str, select: str, sizes: tuple[int, ...] = SAMPLES, **more: object) -> Ladder:
+    return Ladder(name, "sample(n={n}, temperature={t})", (select,), sizes, sampled=True, **more)  # type: ignore[arg-type]
 
 
-def hot(name: str, spelling: str, *select: str, sizes: tuple[int, ...] = SIZES) -> Ladder:
+def hot(name: str, spelling: str, select: str, sizes: tuple[int, ...] = SIZES, **more: object) -> Ladder:
     """A ladder whose claim is about how it samples, at the temperature of the samples that it is compared with."""
-    return Ladder(name, spelling, select, sizes, temperatures=(1.0,))
+    return Ladder(name, spelling, (select,), sizes, temperatures=(1.0,), **more)  # type: ignore[arg-type]
+
+
+def checked(ladder: Ladder) -> Ladder:
+    """The ladder on chains that check themselves, whose drafts differ in length by their luck."""
+    return replace(ladder, tasks=("chain-checked",), times=3)
 
 
 WIDE = "(width={width}, expand={expand}, temperature={t})"
@@ -80,7 +86,6 @@ LADDERS: Mapping[str, Ladder] = {
         sampled("best-of-majority", "best-of-majority"),
         sampled("coverage", "coverage"),
         sampled("warm-coverage", "coverage", temperatures=(1.0,)),
-        sampled("warm-self-consistency", "majority", temperatures=(1.0,)),
         Ladder("beam", "beam" + WIDE),
         Ladder("dvts", "dvts(n={n}, expand={expand}, temperature={t})"),
         Ladder("rebase", "rebase" + PLAIN),
@@ -119,8 +124,10 @@ LADDERS: Mapping[str, Ladder] = {
         Ladder("semantic-entropy", "semantic-entropy(n={n}, rounds=4, temperature={t})", ("majority",), (2, 3, 4, 8)),
         Ladder("confidence-stop", "confidence-stop" + PLAIN, ("majority",), (1, 2, 4, 8)),
         hot("eager", "eager" + PLAIN, "coverage"),
-        hot("fractured", "fractured(n={n}, cuts=4, temperature={t})", "coverage", sizes=(1, 2, 4, 8)),
-        hot("first-finish", "first-finish" + PLAIN, "majority"),
+        checked(hot("fractured", "fractured(n={n}, cuts=4, temperature={t})", "coverage", (1, 2, 4, 8))),
+        checked(hot("first-finish", "first-finish" + PLAIN, "majority", (4, 8, 16, 32))),
+        checked(sampled("checked-coverage", "coverage", temperatures=(1.0,))),
+        checked(sampled("checked-self-consistency", "majority", temperatures=(1.0,))),
         Ladder("multi-temperature", "multi-temperature(n={n}, intra=1.0, cross=1.0)", ("coverage",), (4, 8, 16, 32)),
     )
 }

@@ -85,13 +85,14 @@ def missing(ladder: Ladder, choice: Choice, select: Iterable[str]) -> str | None
 
 def jobs(wanted: Mapping[Ladder, Choice], problems: int, split: Split = "test", every: bool = False) -> list[Job]:
     """The jobs of some ladders, each once, those that read one run together. `every`: with all competing selections."""
-    reads: dict[tuple[str, str, str, tuple[int, ...]], set[str]] = {}
+    reads: dict[tuple[str, str, str, tuple[int, ...], int], set[str]] = {}
     for ladder, choice in wanted.items():
         for spelling in ladder.runs(choice.temperature):
             for task in ladder.tasks:
-                place = (task, spelling, ladder.verifier, ladder.sizes if ladder.sampled else ())
+                sizes = ladder.sizes if ladder.sampled else ()
+                place = (task, spelling, ladder.verifier, sizes, problems * ladder.times)
                 reads.setdefault(place, set()).update(ladder.select if every else (choice.select,))
-    return [Job(*place[:3], tuple(sorted(names)), place[3], problems, split) for place, names in reads.items()]
+    return [Job(*place[:3], tuple(sorted(names)), *place[3:], split) for place, names in reads.items()]
 
 
 def done(job: Job, store: Path) -> list[dict[str, Any]] | None:
@@ -135,7 +136,7 @@ def weight(job: Job) -> int:
     product = 1
     for name in ("n", "width", "expand", "sweeps", "chains"):
         product *= getattr(methods.parse(job.method), name, 1) or 1
-    return product * job.problems * {"chain": 11, "procedure": 11}.get(job.task, 2)
+    return product * job.problems * {"chain": 11, "chain-checked": 23, "procedure": 11}.get(job.task, 2)
 
 
 def run(job: Job, store: Path) -> None:

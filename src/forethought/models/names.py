@@ -12,7 +12,7 @@ from forethought.models.price import Price
 from forethought.models.protocol import Model
 
 KINDS = {
-    "reasoner": "the embedded model; solves the tasks chain, countdown and procedure",
+    "reasoner": "the embedded model; solves the tasks chain, chain-checked, countdown and procedure",
     "smollm2": "SmolLM2-135M-Instruct, after `forethought pull smollm2`",
     "local:PATH": "a folder in Hugging Face format or a GGUF file, of the Llama family",
     "MODEL+int8": "one of those above with its matrices in eight bits: faster where a stream is alone, a little worse",

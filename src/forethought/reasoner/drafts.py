@@ -12,12 +12,12 @@ from rich.progress import track
 from tokenizers import Tokenizer
 
 from forethought.core.problem import Problem
-from forethought.reasoner.examples import IGNORED, TASKS, Example, prompt_ids
+from forethought.reasoner.examples import IGNORED, TASKS, Example, learned, prompt_ids
 from forethought.reasoner.vocabulary import EOS, PAD
 from forethought.tasks.generated import GeneratedTask
 
 Asked = tuple[GeneratedTask, Problem]
-DRAFTED = (0.25, 0.6, 0.15)  # shares of chain, countdown and procedure
+DRAFTED = (0.2, 0.1, 0.5, 0.2)  # shares of chain, chain-checked, countdown and procedure
 
 
 def sample(
@@ -39,7 +39,7 @@ def sample(
 def near_the_middle(rng: random.Random) -> Asked:
     """A problem of the train split that the generator solves now and then: there grades matter."""
     task = rng.choices(TASKS, DRAFTED)[0]
-    difficulty = rng.choice([d for d in task.difficulties if task.middle / 2 <= d <= 1.5 * task.middle])
+    difficulty = rng.choice([d for d in learned(task) if task.middle / 2 <= d <= 1.5 * task.middle])
     return task, task.problem(difficulty, rng.getrandbits(62), "train")
 
 
@@ -95,7 +95,7 @@ def mixed(examples: list[Example], tokenizer: Tokenizer, rng: random.Random) -> 
 def attempt(rng: random.Random, tokenizer: Tokenizer) -> Example:
     """A labelled text that goes wrong about once, of any difficulty up to half beyond the middle."""
     task = rng.choices(TASKS, DRAFTED)[0]
-    levels = [d for d in task.difficulties if d <= 1.5 * task.middle]
+    levels = [d for d in learned(task) if d <= 1.5 * task.middle]
     difficulty = min(rng.choice(levels), rng.choice(levels))
     problem = task.problem(difficulty, rng.getrandbits(62), "train")
     text = task.attempt(problem, rng, slip=1 / (1 + difficulty))

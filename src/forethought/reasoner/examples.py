@@ -11,14 +11,16 @@ from tokenizers import Tokenizer
 
 from forethought.core.problem import Problem
 from forethought.reasoner.vocabulary import BOS, EOS
-from forethought.tasks.chain import Chain
-from forethought.tasks.countdown import Countdown
+from forethought.tasks import GENERATED
 from forethought.tasks.generated import GeneratedTask
-from forethought.tasks.procedure import Procedure
 
-TASKS: tuple[GeneratedTask, ...] = (Chain(), Countdown(), Procedure())
-EARLY, LATE = (0.40, 0.35, 0.25), (0.15, 0.55, 0.30)  # shares of the tasks; search is learned last and slowest
+TASKS: tuple[GeneratedTask, ...] = tuple(GENERATED.values())  # chain, chain-checked, countdown, procedure
+EARLY, LATE = (
+    (0.30, 0.12, 0.35, 0.23),
+    (0.12, 0.06, 0.52, 0.30),
+)  # shares of the tasks; search is learned last and slowest
 LEVELS = {"countdown": (5, 6, 6, 3, 2, 1)}  # weights of the difficulties once the forms are known; else see `level`
+LONGEST = 20  # what is learned from; a procedure beyond it is hard by its length alone
 SLIP = 0.02  # the chance that a step of a text to learn from goes wrong, so that samples err here and there
 IGNORED = -100  # positions without a loss, as torch's cross entropy spells it
 
@@ -47,7 +49,12 @@ def level(task: GeneratedTask, rng: random.Random, *, late: bool) -> int:
     """A difficulty; short procedures are drawn more often, since every step of them teaches the same."""
     if task.name in LEVELS:
         return rng.choices(task.difficulties, LEVELS[task.name] if late else None)[0]
-    return min(rng.choice(task.difficulties), rng.choice(task.difficulties))
+    return min(rng.choice(learned(task)), rng.choice(learned(task)))
+
+
+def learned(task: GeneratedTask) -> list[int]:
+    """The difficulties that training draws from."""
+    return [d for d in task.difficulties if d <= LONGEST]
 
 
 def prompt_ids(problem: Problem, tokenizer: Tokenizer) -> list[int]:

@@ -45,8 +45,8 @@ def optimizers(model: torch.nn.Module, stage: Stage) -> list[torch.optim.Optimiz
 
 
 def schedule(step: int, steps: int) -> float:
-    """A short warm-up, a plateau, and a linear decay over the last half."""
-    return min(1.0, (step + 1) / 50, 2 * (steps - step) / steps)
+    """A short warm-up and a linear decay to nothing."""
+    return min((step + 1) / 50, (steps - step) / steps)
 
 
 def train(stage: Stage, folder: Path, until: int | None = None) -> None:

@@ -25,8 +25,12 @@ def orthogonal(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    """Without decay the first layer's writes grow to a hundred times an embedding, and later layers lose sight of the token."""
+
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.1
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -35,9 +39,9 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 shapes[parameter.shape].append(parameter)
             for same in shapes.values():
-                self._move(same, group["lr"], group["momentum"])
+                self._move(same, group["lr"], group["momentum"], group["decay"])
 
-    def _move(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float) -> None:
+    def _move(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float, decay: float) -> None:
         ahead = []
         for parameter in parameters:
             assert parameter.grad is not None
@@ -47,4 +51,4 @@ class Muon(torch.optim.Optimizer):
         rows, columns = parameters[0].shape
         scale = lr * max(1.0, rows / columns) ** 0.5
         for parameter, update in zip(parameters, orthogonal(torch.stack(ahead)), strict=True):
-            parameter.add_(update, alpha=-scale)
+            parameter.mul_(1 - lr * decay).add_(update, alpha=-scale)

@@ -1,6 +1,6 @@
 """Train the embedded models from nothing: `python -m forethought.reasoner.train --out FOLDER`.
 
-Both are small Llamas. The generator learns right solutions of the three generated tasks. The reward model starts from the
+Both are small Llamas. The generator learns right solutions of the generated tasks. The reward model starts from the
 generator, with two layers on top, and learns from the generator's own drafts which steps are right so far. Less than an hour
 and a quarter of an hour on two cores. A killed run goes on where it was.
 """
@@ -26,7 +26,7 @@ from forethought.reasoner.loop import Stage, train
 REWARD_LAYERS = 6  # the generator's layers predict a token; those on top compare it with the one that came
 LATE_FROM = 0.55  # the share of the steps after which countdown is drawn most
 TOKENS_PER_BATCH, POOL = 4096, 1024
-PROBES = {"chain": (1, 4, 8, 12), "countdown": (1, 2, 4), "procedure": (1, 4, 8, 12)}
+PROBES = {"chain": (1, 4, 8, 12), "chain-checked": (4, 12), "countdown": (1, 2, 4), "procedure": (1, 4, 8, 12)}
 TOKENIZER = vocabulary.build()
 PAD, BOS, EOS = (TOKENIZER.get_vocab()[t] for t in (vocabulary.PAD, vocabulary.BOS, vocabulary.EOS))
 BREAK = TOKENIZER.token_to_id("\n")
@@ -51,10 +51,31 @@ def architecture(layers: int = 4) -> LlamaConfig:
     )
 
 
-def labelled_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Cross entropy at the labelled positions: of the next token, or of right and wrong."""
-    logits = model(input_ids=batch.ids, use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean over the labelled positions."""
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+def token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    return cross_entropy(model(input_ids=batch.ids, use_cache=False).logits, batch.labels)
+
+
+def verdict_loss(trained: LlamaForCausalLM) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
+    """Of the verdicts, and of the next token of right steps where the generator ends and the added layers begin.
+
+    The second keeps what should come next in sight of the layers above.
+    """
+    height = trained.config.num_hidden_layers
+    trained.requires_grad_(False)
+
+    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        out = model.model(input_ids=batch.ids, use_cache=False, output_hidden_states=True)  # type: ignore[operator]
+        foretold = trained.lm_head(trained.model.norm(out.hidden_states[height][:, :-1]))
+        following = torch.where(batch.labels == 1, batch.ids, IGNORED)[:, 1:]
+        verdicts = model.score(out.last_hidden_state)  # type: ignore[operator]
+        return cross_entropy(verdicts, batch.labels) + cross_entropy(foretold, following)
+
+    return loss
 
 
 def batched(examples: Callable[[random.Random], Iterator[Example]]) -> Callable[[random.Random], Iterator[Batch]]:
@@ -109,8 +130,11 @@ def area_of(steps: list[tuple[int, bool, float]]) -> float:
 def generator(steps: int, *, late: bool) -> Stage:
     torch.manual_seed(0)
     model = LlamaForCausalLM(architecture()).to(DEVICE)  # type: ignore[arg-type]
+    # A token's own identity stays visible beside what the layers add, and the logits begin small all the same.
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.3)
+    torch.nn.init.constant_(model.model.norm.weight, 0.3)
     stream = batched(lambda rng: (solved(rng, TOKENIZER, late=late) for _ in repeat(None)))
-    return Stage("generator", model, stream, labelled_loss, greedy_accuracy, steps, evaluate_every=500)
+    return Stage("generator", model, stream, token_loss, greedy_accuracy, steps, evaluate_every=500)
 
 
 def reward(steps: int, trained: LlamaForCausalLM, drafts: Path, count: int) -> Stage:
@@ -123,7 +147,9 @@ def reward(steps: int, trained: LlamaForCausalLM, drafts: Path, count: int) -> S
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
     stream = batched(lambda rng: mixed(rest, TOKENIZER, rng))
-    return Stage("reward", model, stream, labelled_loss, step_auc(held_out), steps, 200, muon_lr=0.01, adam_lr=0.001)
+    return Stage(
+        "reward", model, stream, verdict_loss(trained), step_auc(held_out), steps, 200, muon_lr=0.01, adam_lr=0.001
+    )
 
 
 def finish(model: torch.nn.Module, folder: Path) -> None:
@@ -136,9 +162,9 @@ def finish(model: torch.nn.Module, folder: Path) -> None:
 def main(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the finished models.")],
     only: Annotated[Literal["generator", "reward"] | None, typer.Option(help="Train one of the two.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of the generator.")] = 5000,
-    reward_steps: Annotated[int, typer.Option(help="Optimizer steps of the reward model.")] = 2000,
-    drafts: Annotated[int, typer.Option(help="Drafts that the reward model learns from.")] = 12_000,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of the generator.")] = 1800,
+    reward_steps: Annotated[int, typer.Option(help="Optimizer steps of the reward model.")] = 1400,
+    drafts: Annotated[int, typer.Option(help="Drafts that the reward model learns from.")] = 9000,
 ) -> None:
     if only != "reward":
         train(generator(steps, late=False), out / "generator", until=int(LATE_FROM * steps))

@@ -13,6 +13,7 @@ WORDS = [
     *("swap", "next", "reverse", "rotate", "drop", "copy", "sort"),
     *(f"{number}) " for number in range(1, 23)),
     *(str(number) for number in range(10, 100)),
+    *("chain-checked ", "check "),
 ]
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz+-*/=:|()\n ,."
 CHAT_TEMPLATE = (

@@ -3,13 +3,14 @@
 from forethought.core.errors import UsageError
 from forethought.core.registry import unknown
 from forethought.tasks.chain import Chain
+from forethought.tasks.chain_checked import ChainChecked
 from forethought.tasks.countdown import Countdown
 from forethought.tasks.generated import GeneratedTask
 from forethought.tasks.procedure import Procedure
 from forethought.tasks.protocol import Task
 from forethought.tasks.text import Text
 
-GENERATED: dict[str, GeneratedTask] = {task.name: task for task in (Chain(), Countdown(), Procedure())}
+GENERATED: dict[str, GeneratedTask] = {task.name: task for task in (Chain(), ChainChecked(), Countdown(), Procedure())}
 TASKS: dict[str, Task] = {**GENERATED, "text": Text()}
 
 

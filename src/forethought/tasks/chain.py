@@ -21,6 +21,36 @@ def apply(value: int, sign: str, operand: int) -> int:
     return result % MODULUS
 
 
+def drawn(rng: random.Random, task: str, length: int, place: str) -> Problem:
+    """A chain of this many operations, whose text begins with the task's name."""
+    value = first = rng.randrange(MODULUS)
+    hard = max(0, length - EASY) / 20
+    lines = []
+    for number in range(1, length + 1):
+        sign = rng.choice("+-*")
+        operand = rng.randrange(10, MODULUS) if rng.random() < hard else rng.randrange(2, 10)
+        value = apply(value, sign, operand)
+        lines.append(f"{number}) {sign}{operand}\n")
+    return Problem(f"{task} {first}\n{''.join(lines)}", str(value), place, length)
+
+
+def operations(problem: Problem) -> tuple[int, list[tuple[str, int]]]:
+    """The first number, and the sign and operand of each operation."""
+    first = int(problem.text.split("\n", 1)[0].split(" ")[1])
+    return first, [(sign, int(operand)) for _, sign, operand in OPERATION.findall(problem.text)]
+
+
+def slipped(result: int, rng: random.Random) -> int:
+    """A wrong result, near the right one more often than not."""
+    return (result + rng.choice([1, -1, 10, -10, rng.randrange(1, MODULUS)])) % MODULUS
+
+
+def final(text: str) -> str | None:
+    """The number after "answer:" in the last line."""
+    found = ANSWER.search(text)
+    return str(int(found[1])) if found else None
+
+
 class Chain:
     """Apply numbered operations to a number, modulo 100. Difficulty is the number of operations.
 
@@ -41,18 +71,7 @@ class Chain:
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)
         place = f"{self.name}/{difficulty}/{split}/{index}"
-        return draw(lambda rng: self._make(rng, difficulty, place), place, split)
-
-    def _make(self, rng: random.Random, length: int, name: str) -> Problem:
-        value = first = rng.randrange(MODULUS)
-        hard = max(0, length - EASY) / 20
-        lines = []
-        for number in range(1, length + 1):
-            sign = rng.choice("+-*")
-            operand = rng.randrange(10, MODULUS) if rng.random() < hard else rng.randrange(2, 10)
-            value = apply(value, sign, operand)
-            lines.append(f"{number}) {sign}{operand}\n")
-        return Problem(f"chain {first}\n{''.join(lines)}", str(value), name, length)
+        return draw(lambda rng: drawn(rng, self.name, difficulty, place), place, split)
 
     def reads(self, text: str) -> bool:
         return PROMPT.fullmatch(text) is not None
@@ -61,26 +80,21 @@ class Chain:
         return ({"role": "user", "content": problem.text},)
 
     def answer(self, text: str, problem: Problem) -> str | None:
-        found = ANSWER.search(text)
-        return str(int(found[1])) if found else None
+        return final(text)
 
     def correct(self, answer: str, problem: Problem) -> bool | None:
         return None if problem.reference is None else answer == problem.reference
-
-    def _operations(self, problem: Problem) -> tuple[int, list[tuple[str, int]]]:
-        first = int(problem.text.split("\n", 1)[0].removeprefix("chain "))
-        return first, [(sign, int(operand)) for _, sign, operand in OPERATION.findall(problem.text)]
 
     def solution(self, problem: Problem) -> str:
         return self.attempt(problem, random.Random(0), 0.0)
 
     def attempt(self, problem: Problem, rng: random.Random, slip: float) -> str:
-        value, operations = self._operations(problem)
+        value, todo = operations(problem)
         lines = []
-        for number, (sign, operand) in enumerate(operations, 1):
+        for number, (sign, operand) in enumerate(todo, 1):
             result = apply(value, sign, operand)
             if rng.random() < slip:
-                result = (result + rng.choice([1, -1, 10, -10, rng.randrange(1, MODULUS)])) % MODULUS
+                result = slipped(result, rng)
             lines.append(f"{number}) {value}{sign}{operand}={result}\n")
             value = result
         return "".join(lines) + f"answer: {value}"

@@ -39,11 +39,11 @@ class Procedure:
     name = "procedure"
     step_break = "\n"
     step_tokens = 16
-    max_steps = 22
+    max_steps = 24
     draft_tokens = 300
     checkable = False
-    difficulties: Sequence[int] = range(1, 21)
-    middle = 10
+    difficulties: Sequence[int] = range(1, 23)
+    middle = 18
 
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)
