@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -13,3 +14,13 @@ settings.load_profile("forethought")
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fp32() -> Iterator[None]:
+    """Local models in fp32 on the CPU, whatever the machine has. Tests of other placements ask for them."""
+    from forethought.engine import placement, weights
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "best", lambda: placement.PLAIN)
+        yield

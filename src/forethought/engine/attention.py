@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from forethought.engine.matrix import cast
+
 
 @dataclass(frozen=True, slots=True)
 class Shared:
@@ -58,7 +60,10 @@ def _lane(q: Tensor, index: int, lane: Lane) -> Tensor:
     queries = queries.reshape(lane.rows * kv_heads, lane.time * group, head_dim)
     keys, values = lane.keys[index], lane.values[index]
     scores = torch.bmm(queries, keys) if lane.mask is None else torch.baddbmm(lane.mask, queries, keys)
-    mixed = _merged(queries, scores, values, index, lane) if lane.shared else torch.bmm(scores.softmax(-1), values)
+    if lane.shared:
+        mixed = _merged(queries, scores, values, index, lane)
+    else:
+        mixed = torch.bmm(cast(scores.softmax(-1, torch.float32), values.dtype), values)
     if lane.time > 1:
         mixed = mixed.view(lane.rows, kv_heads, lane.time, group, head_dim).permute(0, 2, 1, 3, 4)
     mixed = mixed.reshape(lane.rows * lane.time, kv_heads * group * head_dim)
@@ -71,8 +76,8 @@ def _merged(queries: Tensor, scores: Tensor, values: Tensor, index: int, lane: L
     by_row = queries.view(lane.rows, -1, here, head_dim)
     parts = [_partial(by_row, part.keys[index], part.values[index], part.members) for part in lane.shared]
     columns = [scores.view(lane.rows, -1, here, lane.length), *(column for _, column in parts)]
-    weights = torch.cat(columns, -1).softmax(-1)
-    mixed = torch.bmm(weights[..., : lane.length].flatten(0, 1), values)
+    weights = torch.cat(columns, -1).softmax(-1)  # in fp32, as the log-sum-exps are
+    mixed = torch.bmm(cast(weights[..., : lane.length].flatten(0, 1), values.dtype), values).float()
     by_row = mixed.view(lane.rows, -1, here, head_dim)
     for place, (output, _) in enumerate(parts, lane.length):
         by_row.addcmul_(weights[..., place : place + 1], output)
@@ -80,26 +85,29 @@ def _merged(queries: Tensor, scores: Tensor, values: Tensor, index: int, lane: L
 
 
 def _partial(q: Tensor, keys: Tensor, values: Tensor, members: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp [rows, kv_heads, queries, head_dim or 1] over a shared part; 0 and -inf for those who do not
-    read it.
+    """Output and log-sum-exp [rows, kv_heads, queries, head_dim or 1] over a shared part, in fp32; 0 and -inf for those who
+    do not read it.
     """
     rows, kv_heads, here, head_dim = q.shape
     asking = q if members is None else q[members]
     packed = asking.transpose(0, 1).reshape(1, kv_heads, -1, head_dim)
-    mixed, total = _flash(packed, keys[None], values[None])
+    kernel = _flash if q.device.type == "cpu" else _products
+    mixed, total = kernel(packed, keys[None], values[None])
     output = mixed.view(kv_heads, -1, here, head_dim).transpose(0, 1)
     column = total.view(kv_heads, -1, here, 1).transpose(0, 1)
     if members is None:
         return output, column
-    whole, filled = q.new_zeros(rows, kv_heads, here, head_dim), q.new_full((rows, kv_heads, here, 1), -torch.inf)
+    whole, filled = output.new_zeros(q.shape), column.new_full((rows, kv_heads, here, 1), -torch.inf)
     return whole.index_copy_(0, members, output), filled.index_copy_(0, members, column)
 
 
 def _flash(q: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Unmasked attention with its log-sum-exp: torch's own kernel where there is one, else two products."""
-    if q.device.type == "cpu":
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        mixed, total = kernel(q, keys, values, 0.0, False, scale=1.0)
-        return mixed, total.contiguous()
-    scores = q @ keys.mT
-    return scores.softmax(-1) @ values, scores.logsumexp(-1)
+    """Unmasked attention with its log-sum-exp: torch's own kernel for processors."""
+    mixed, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, keys, values, 0.0, False, scale=1.0)
+    return mixed.float(), total.contiguous()
+
+
+def _products(q: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by two plain products."""
+    scores = (q @ keys.mT).float()
+    return (cast(scores.softmax(-1), values.dtype) @ values).float(), scores.logsumexp(-1)

@@ -50,7 +50,7 @@ class Batch:
     def __init__(self, model: Llama, kv_bytes: int, rows: int, stops: Callable[[Row], bool]) -> None:
         s, device = model.shape, model.embedding.device
         self.model = model
-        self.pages = Pages(s.layers, s.kv_heads, s.head_dim, kv_bytes, device)
+        self.pages = Pages(s.layers, s.kv_heads, s.head_dim, kv_bytes, device, model.dtype)
         self.tree = PrefixTree(self.pages)
         self.waiting: deque[Row] = deque()
         self.statistics = Statistics()
@@ -215,10 +215,11 @@ class Batch:
         last tokens are.
         """
         through, last, start = list[Row](), list[int](), 0
+        sound = hidden.isfinite().all(-1).tolist() if takes else []
         for row, take in zip(self.seats.reading, takes, strict=True):
             place, stop = row.seat, start + take
             self._drawing.given(row, hidden[start:stop], place.filled)
-            if not hidden[start:stop].isfinite().all():  # nobody else shall go on from this
+            if not all(sound[start:stop]):  # nobody else shall go on from this
                 row.error = ModelError(BROKEN)
             row.computed += take
             row.reads += (2 * place.filled + take + 1) * take // 2

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from forethought.core.errors import ModelError
 from forethought.engine.llama import Llama, approval, project
+from forethought.engine.placement import sent, told
 from forethought.engine.rows import Row, Verdict
 from forethought.engine.sampling import Controls, choose, penalise
 
@@ -29,19 +30,17 @@ class Drawing:
             self._rows, self._controls = list(rows), Controls([row.how for row in rows], hidden.device)
         logits = project(self.model, hidden)
         steered = self._steer(rows, logits)
-        uniforms = torch.tensor([row.stream() for row in rows], dtype=torch.double, device=hidden.device)
+        uniforms = sent([row.stream() for row in rows], torch.double, hidden.device)
         chosen = choose(steered, self._controls, uniforms)
         self._force(rows, chosen)
         norms = logits.logsumexp(-1)
-        logprobs = (logits.gather(1, chosen[:, None]).squeeze(1) - norms).tolist()
-        for i, (row, token, logprob) in enumerate(zip(rows, chosen.tolist(), logprobs, strict=True)):
+        logprobs = logits.gather(1, chosen[:, None]).squeeze(1) - norms
+        self._alternatives(rows, logits, norms)
+        for row, token, logprob in zip(rows, *told(chosen, logprobs), strict=True):
             if logprob != logprob:
                 row.error = row.error or ModelError(BROKEN)
-            if row.how.top and row.error is None:
-                values, ids = (logits[i] - norms[i]).topk(min(row.how.top, logits.shape[1]))
-                row.top.append(dict(zip(ids.tolist(), values.tolist(), strict=True)))
             if not row.ended:
-                self._append(row, token, logprob)
+                self._append(row, int(token), logprob)
 
     def _steer(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
         """Hooks, penalties and bans. Likelihoods are told of the logits as they were, so these are copied first."""
@@ -75,9 +74,20 @@ class Drawing:
             row.finish = "hook"
 
     def _force(self, rows: Sequence[Row], chosen: Tensor) -> None:
-        for i, row in enumerate(rows):
-            if len(row.tokens) < len(row.how.forced):
-                chosen[i] = row.how.forced[len(row.tokens)]
+        forced = {i: r.how.forced[len(r.tokens)] for i, r in enumerate(rows) if len(r.tokens) < len(r.how.forced)}
+        if forced:
+            chosen[list(forced)] = chosen.new_tensor(list(forced.values()))
+
+    def _alternatives(self, rows: Sequence[Row], logits: Tensor, norms: Tensor) -> None:
+        """The likeliest tokens for those rows that want them told."""
+        asking = [i for i, row in enumerate(rows) if row.how.top and row.error is None]
+        if not asking:
+            return
+        most = min(max(rows[i].how.top or 0 for i in asking), logits.shape[1])
+        values, ids = (logits[asking] - norms[asking, None]).topk(most)
+        for i, likeliest, logprobs in zip(asking, ids.tolist(), values.tolist(), strict=True):
+            top = rows[i].how.top
+            rows[i].top.append(dict(zip(likeliest[:top], logprobs[:top], strict=True)))
 
     def _append(self, row: Row, token: int, logprob: float) -> None:
         row.tokens.append(token)

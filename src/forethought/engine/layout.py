@@ -10,6 +10,7 @@ from torch import Tensor
 from forethought.engine.attention import Lane, Shared
 from forethought.engine.llama import Llama, Step
 from forethought.engine.pages import Run
+from forethought.engine.placement import sent
 from forethought.engine.prefixes import PrefixTree
 from forethought.engine.rows import Row
 from forethought.engine.sharing import plan
@@ -24,9 +25,9 @@ class Layout:
     def __init__(self, model: Llama, tree: PrefixTree) -> None:
         s = self._shape = model.shape
         self._device, self._tree = model.embedding.device, tree
-        self.slots = Slots(s.layers, s.kv_heads, s.head_dim, self._device)
+        self.slots = Slots(s.layers, s.kv_heads, s.head_dim, self._device, model.dtype)
         self._replan = self._rebuild = True
-        self._positions = self._columns = self._places = torch.empty(0, dtype=torch.long)
+        self._positions = self._columns = self._places = self._long([])
         self._together: tuple[Shared, ...] = ()
 
     def joined(self) -> None:
@@ -57,7 +58,7 @@ class Layout:
                 where.append(at)
                 write.append(self.slots.places(slots, columns))
             positions, places = torch.cat([positions, *where]), torch.cat([places, *write])
-        return Step(torch.tensor(ids, device=self._device), positions, places, tuple(lanes))
+        return Step(self._long(ids), positions, places, tuple(lanes))
 
     def _arrange(self, rows: Sequence[Row]) -> None:
         """Plan what is shared, and bring what is not into the slots."""
@@ -121,12 +122,14 @@ class Layout:
         window = self.slots.window(first, len(rows), length)
         tokens = slice(token, token + sum(takes))
         lane = Lane(len(rows), time, length, tokens, *window, mask, padded, flat, self._shared(rows))
-        return lane, (filled[:, None] + steps)[real], columns[real], slots[real]
+        where = (filled[:, None] + steps, columns, slots)
+        positions, columns, slots = (t.reshape(-1) if flat is None else t.reshape(-1)[flat] for t in where)
+        return lane, positions, columns, slots
 
     def _mask(self, columns: Tensor, length: int, group: int) -> Tensor:
         """-inf behind each query's own column: [rows * kv_heads, time * group, length] from columns [rows, time]."""
         hidden = torch.arange(length, device=self._device) > columns[..., None]
-        mask = torch.zeros(hidden.shape, device=self._device).masked_fill_(hidden, -torch.inf)
+        mask = torch.zeros_like(hidden, dtype=self.slots.dtype).masked_fill_(hidden, -torch.inf)
         rows, time, _ = mask.shape
         whole = mask[:, None, :, None].expand(rows, self._shape.kv_heads, time, group, length)
         return whole.reshape(rows * self._shape.kv_heads, time * group, length)
@@ -145,7 +148,7 @@ class Layout:
         return tuple(found)
 
     def _long(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._device)
+        return sent(values, torch.long, self._device)
 
 
 def used(rows: Sequence[Row]) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forethought.engine.attention import Lane, attention
-from forethought.engine.matrix import Matrix, add_times, times
+from forethought.engine.matrix import Matrix, add_times, cast, times
 from forethought.engine.slots import Slots
 
 
@@ -58,7 +58,7 @@ class Layer:
 @dataclass(frozen=True, slots=True)
 class Llama:
     """A model. `head` [width, outputs] maps the last hidden state to logits: over the vocabulary, or over labels if
-    `classifies`.
+    `classifies`. The products of its layers are of type `dtype`, and so are keys and values; all else is fp32.
     """
 
     shape: Shape
@@ -69,6 +69,7 @@ class Llama:
     head_bias: Tensor | None
     eos: frozenset[int]
     classifies: bool = False
+    dtype: torch.dtype = torch.float32
 
     @property
     def vocabulary(self) -> int:
@@ -93,7 +94,7 @@ def forward(model: Llama, slots: Slots, step: Step) -> Tensor:
     x = model.embedding[step.ids]
     angles = step.positions[:, None, None] * s.inverse_frequencies
     turns = torch.polar(torch.full_like(angles, s.rope_scale), angles)
-    floor = x.new_tensor(math.sqrt(s.epsilon * x.shape[1]))
+    floor = x.new_full((), math.sqrt(s.epsilon * x.shape[1]))
     for index, layer in enumerate(model.layers):
         add_times(x, _attend(layer, _unit(x, floor), s, slots, index, turns, step), layer.out)
         if layer.out_bias is not None:
@@ -112,13 +113,13 @@ def _unit(x: Tensor, floor: Tensor) -> Tensor:
 def _attend(layer: Layer, x: Tensor, s: Shape, slots: Slots, index: int, turns: Tensor, step: Step) -> Tensor:
     """Turn queries and keys, write keys and values, attend."""
     turning = s.heads + s.kv_heads
-    qkv = times(x, layer.qkv, layer.qkv_bias)
+    qkv = times(x, layer.qkv, layer.qkv_bias).float()
     turned = qkv[:, : turning * s.head_dim].view(-1, turning, s.head_dim)
     if layer.norms is not None:
         turned.copy_(F.rms_norm(turned, (s.head_dim,), None, s.epsilon).mul_(layer.norms))
     torch.view_as_complex(turned.view(-1, turning, s.head_dim // 2, 2)).mul_(turns)
     slots.write(index, step.places, qkv[:, s.heads * s.head_dim :])
-    q = turned[:, : s.heads].view(-1, s.kv_heads, s.heads // s.kv_heads, s.head_dim)
+    q = cast(turned[:, : s.heads], slots.dtype).view(-1, s.kv_heads, s.heads // s.kv_heads, s.head_dim)
     return attention(q, index, step.lanes)
 
 

@@ -35,11 +35,17 @@ class Pages:
     """
 
     def __init__(
-        self, layers: int, kv_heads: int, head_dim: int, capacity: int, device: torch.device | None = None
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.page_bytes = layers * 2 * kv_heads * head_dim * 4 * PAGE
+        self.page_bytes = layers * 2 * kv_heads * head_dim * dtype.itemsize * PAGE
         self.count = capacity // self.page_bytes
-        self._kv = torch.empty(layers, 2, kv_heads, self.count * PAGE, head_dim, device=device)
+        self._kv = torch.empty(layers, 2, kv_heads, self.count * PAGE, head_dim, device=device, dtype=dtype)
         self._users = np.zeros(self.count, np.int32)
         self._filled = np.zeros(self.count, np.int32)
         self.used = self.peak = self.reserved = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from forethought.engine.matrix import cast
+
 
 def rounded(rows: int, columns: int) -> tuple[int, int]:
     """Grown by powers of two and by 64, so that this is rare."""
@@ -24,8 +26,16 @@ class Slots:
     mask hides it.
     """
 
-    def __init__(self, layers: int, kv_heads: int, head_dim: int, device: torch.device | None = None) -> None:
-        self._kv = torch.zeros(layers, 2, 0, kv_heads, 0, head_dim, device=device)
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.dtype = dtype
+        self._kv = torch.zeros(layers, 2, 0, kv_heads, 0, head_dim, device=device, dtype=dtype)
         self._flat = self._kv.view(layers, -1, head_dim).unbind()
 
     @property
@@ -42,7 +52,7 @@ class Slots:
         more_rows, more_columns = rounded(rows, max(columns, used))
         if rows <= had:  # rows that go on will need more
             more_columns = max(more_columns, min(2 * room, room + 512))
-        new = torch.zeros(layers, 2, more_rows, kv_heads, more_columns, head_dim, device=self._kv.device)
+        new = self._kv.new_zeros(layers, 2, more_rows, kv_heads, more_columns, head_dim)
         rows, columns = min(had, more_rows), min(room, used)
         new[:, :, :rows, :, :columns] = self._kv[:, :, :rows, :, :columns]
         self._kv, self._flat = new, new.view(layers, -1, head_dim).unbind()
@@ -58,7 +68,7 @@ class Slots:
 
     def write(self, index: int, places: Tensor, kv: Tensor) -> None:
         """Keys and values [tokens, 2 * kv_heads * head_dim] of one layer."""
-        self._flat[index].index_copy_(0, places, kv.reshape(len(places), -1))
+        self._flat[index].index_copy_(0, places, cast(kv, self.dtype).reshape(len(places), -1))
 
     def window(self, first: int, rows: int, length: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Views a layer: keys [rows * kv_heads, head_dim, length] and values [rows * kv_heads, length, head_dim]."""

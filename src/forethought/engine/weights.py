@@ -15,18 +15,20 @@ from torch import Tensor
 from forethought.core.errors import UsageError
 from forethought.engine.llama import Layer, Llama, Shape
 from forethought.engine.matrix import Int8
+from forethought.engine.placement import Placement, best, placed
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 KNOWN = tuple(f"{family}For{what}" for family in FAMILIES for what in ("CausalLM", "TokenClassification"))
 
 
-def load(path: Path, int8: bool = False) -> Llama:
-    """Read a model into fp32, its matrices into eight bits if asked for. Raises UsageError, in one line, for a path that holds
-    no model of the family.
+def load(path: Path, int8: bool = False, where: Placement | None = None) -> Llama:
+    """Read a model and put it `where` it runs best; with `int8` on the CPU, its matrices in eight bits and all else in fp32.
+
+    Raises UsageError, in one line, for a path that holds no model of the family.
     """
     try:
         model = _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
-        return _in_int8(model) if int8 else model
+        return _in_int8(model) if int8 else placed(model, where or best())
     except (UsageError, ImportError):
         raise
     except KeyError as error:
