@@ -43,7 +43,7 @@ class Procedure:
     draft_tokens = 300
     checkable = False
     difficulties: Sequence[int] = range(1, 23)
-    middle = 18
+    middle = 19
 
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)
