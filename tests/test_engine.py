@@ -10,16 +10,6 @@ from typing import Any
 import anyio
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
@@ -121,14 +111,6 @@ def check_idle(engine: Engine) -> None:
 # the same numbers as transformers
 
 
-FAMILIES: dict[str, Any] = {
-    "llama": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True}),
-    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None, "head_dim": 8}),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16}),
-}
-
-
 async def logits_of(engine: Engine, ids: Ids, length: int) -> torch.Tensor:
     """The logits after each token from `length` on: the last ones are forced."""
     seen = list[torch.Tensor]()
@@ -157,17 +139,10 @@ def test_logits_and_greedy_text_are_those_of_transformers(kind: str, tmp_path: P
     check_against(tiny.generator(tmp_path, **KINDS[kind]), tmp_path, 24)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 @torch.inference_mode()
 def test_families_are_those_of_transformers(family: str, tmp_path: Path) -> None:
-    make_config, make_model, changes = FAMILIES[family]
-    torch.manual_seed(3)
-    theirs = make_model(make_config(**tiny.SIZES | changes)).eval()
-    for name, parameter in theirs.named_parameters():
-        if name.endswith("bias") or "norm" in name:
-            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
-    tiny.save(theirs, tmp_path)
-    check_against(theirs, tmp_path, 200)
+    check_against(tiny.of_family(family, tmp_path), tmp_path, 200)
 
 
 def test_parameters_are_counted_once(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from forethought.models.local import Local
 from forethought.models.reward import RewardModel
 from forethought.reasoner import loader as reasoner
 from tests import tiny
-from tests.test_engine import FAMILIES, KINDS, Ids, check_idle, logits_of, prompt, read_by, together
+from tests.test_engine import KINDS, Ids, check_idle, logits_of, prompt, read_by, together
 
 pytestmark = pytest.mark.anyio
 
@@ -130,16 +130,9 @@ def test_logits_are_as_near_to_fp32_as_those_of_transformers(kind: str, where: P
 
 
 @pytest.mark.parametrize("where", HALF)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_families_are_as_near_to_fp32_as_those_of_transformers(family: str, where: Placement, tmp_path: Path) -> None:
-    make_config, make_model, changes = FAMILIES[family]
-    torch.manual_seed(3)
-    made = make_model(make_config(**tiny.SIZES | changes)).eval()
-    for name, parameter in made.named_parameters():
-        if name.endswith("bias") or "norm" in name:
-            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
-    tiny.save(made, tmp_path)
-    ours, theirs = errors(made, tmp_path, where, prompt(60, 1), 40)
+    ours, theirs = errors(tiny.of_family(family, tmp_path), tmp_path, where, prompt(60, 1), 40)
     assert 1e-4 < ours <= 1.5 * theirs
     assert ours <= 0.05
 

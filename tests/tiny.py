@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForTokenClassification,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from forethought.reasoner import vocabulary
 
@@ -30,6 +40,14 @@ SIZES: dict[str, Any] = {
 }
 
 
+FAMILIES: dict[str, Any] = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None, "head_dim": 8}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16}),
+}
+
+
 def config(**changes: Any) -> LlamaConfig:
     return LlamaConfig(**SIZES | changes)
 
@@ -47,6 +65,18 @@ def classifier(folder: Path, seed: int = 0, **changes: Any) -> LlamaForTokenClas
     torch.manual_seed(seed)
     model = LlamaForTokenClassification(config(num_labels=2, **changes)).eval()
     torch.nn.init.normal_(model.score.bias)
+    save(model, folder)
+    return model
+
+
+def of_family(family: str, folder: Path) -> Any:
+    """A language model of this family, whose biases and norms are not what they begin as."""
+    make_config, make_model, changes = FAMILIES[family]
+    torch.manual_seed(3)
+    model = make_model(make_config(**SIZES | changes)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
     save(model, folder)
     return model
 

@@ -59,8 +59,8 @@ class Choice:
     select: str = "weighted"
 
 
-def sampled(name: str, select: str, sizes: tuple[int, ...] = SAMPLES, **more: object) -> Ladder:
-    return Ladder(name, "sample(n={n}, temperature={t})", (select,), sizes, sampled=True, **more)  # type: ignore[arg-type]
+def sampled(name: str, select: str, **more: object) -> Ladder:
+    return Ladder(name, "sample(n={n}, temperature={t})", (select,), SAMPLES, sampled=True, **more)  # type: ignore[arg-type]
 
 
 def hot(name: str, spelling: str, select: str, sizes: tuple[int, ...] = SIZES, **more: object) -> Ladder:

@@ -19,7 +19,7 @@ HEAD = """# The claims of the papers, measured on the reasoner
 
 Written by `python benchmarks/claims.py`. Each paper's headline claim in a form that can be measured here: with the embedded
 reasoner of one million parameters and its reward model, on problems of the test split at the middle difficulties of the
-three families. What holds for these need not hold for other models, nor the other way round.
+generated tasks. What holds for these need not hold for other models, nor the other way round.
 
 * A method runs at four sizes or more. Where two are compared, it is at equal **total** tokens, new ones and those read by the
   verifier, or at the axis named. Accuracy is interpolated in the logarithm of mean tokens, at five points of the common

@@ -34,26 +34,16 @@ def model_named(name: str, price: Price | None = None, kv_bytes: int | None = No
     """
     plain = name.removesuffix(INT8)
     kind, _, rest = plain.partition(":")
-    here = (name, kv_bytes, plain != name)
     if price is not None and kind != "openai":
         raise UsageError(f"{name} runs here and has no price; endpoints (openai:MODEL@URL) do")
     if kv_bytes is not None and kind == "openai":
         raise UsageError(f"{name} does not run here: the memory of its keys and values is its server's")
     if plain != name and kind == "openai":
         raise UsageError(f"{plain} does not run here: how its matrices are stored is its server's")
-    if plain == "reasoner":
-        from forethought.models.local import Local
-        from forethought.reasoner.loader import folder
-
-        return Local(folder("generator"), *here)
-    if plain == "smollm2":
+    if path := _path(plain):
         from forethought.models.local import Local
 
-        return Local(_smollm2(), *here)
-    if kind == "local" and rest:
-        from forethought.models.local import Local
-
-        return Local(Path(rest).expanduser(), *here)
+        return Local(path, name, kv_bytes, plain != name)
     if kind == "openai" and rest:
         from forethought.models.openai import OpenAI
 
@@ -77,6 +67,18 @@ def bytes_of(text: str) -> int:
     if found <= 0:
         raise UsageError(f"cannot read the amount of memory '{text}': write 512M or 2G")
     return found
+
+
+def _path(plain: str) -> Path | None:
+    """Where the files of a model that runs here lie."""
+    kind, _, rest = plain.partition(":")
+    if plain == "reasoner":
+        from forethought.reasoner.loader import folder
+
+        return folder("generator")
+    if plain == "smollm2":
+        return _smollm2()
+    return Path(rest).expanduser() if kind == "local" and rest else None
 
 
 def _smollm2() -> Path:

@@ -1,8 +1,8 @@
 """Train the embedded models from nothing: `python -m forethought.reasoner.train --out FOLDER`.
 
 Both are small Llamas. The generator learns right solutions of the generated tasks. The reward model starts from the
-generator, with two layers on top, and learns from the generator's own drafts which steps are right so far. Less than an hour
-and a quarter of an hour on two cores. A killed run goes on where it was.
+generator, with two layers on top, and learns from the generator's own drafts which steps are right so far. A quarter
+of an hour each on two cores. A killed run goes on where it was.
 """
 
 from __future__ import annotations

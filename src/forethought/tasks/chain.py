@@ -12,7 +12,7 @@ from forethought.tasks.generated import Split, check_difficulty, draw
 MODULUS = 100
 EASY = 8  # up to this difficulty every operand is a single digit
 OPERATION = re.compile(r"(\d+)\) ([-+*])(\d+)")
-PROMPT = re.compile(r"chain \d{1,2}\n(\d+\) [-+*]\d{1,2}\n)+")
+PROMPT = r" \d{1,2}\n(\d+\) [-+*]\d{1,2}\n)+"  # after the task's name
 ANSWER = re.compile(r"answer: (\d{1,9})\s*\Z")
 
 
@@ -22,7 +22,7 @@ def apply(value: int, sign: str, operand: int) -> int:
 
 
 def drawn(rng: random.Random, task: str, length: int, place: str) -> Problem:
-    """A chain of this many operations, whose text begins with the task's name."""
+    """A problem of this many operations, whose text begins with the task's name."""
     value = first = rng.randrange(MODULUS)
     hard = max(0, length - EASY) / 20
     lines = []
@@ -43,12 +43,6 @@ def operations(problem: Problem) -> tuple[int, list[tuple[str, int]]]:
 def slipped(result: int, rng: random.Random) -> int:
     """A wrong result, near the right one more often than not."""
     return (result + rng.choice([1, -1, 10, -10, rng.randrange(1, MODULUS)])) % MODULUS
-
-
-def final(text: str) -> str | None:
-    """The number after "answer:" in the last line."""
-    found = ANSWER.search(text)
-    return str(int(found[1])) if found else None
 
 
 class Chain:
@@ -74,13 +68,14 @@ class Chain:
         return draw(lambda rng: drawn(rng, self.name, difficulty, place), place, split)
 
     def reads(self, text: str) -> bool:
-        return PROMPT.fullmatch(text) is not None
+        return re.fullmatch(self.name + PROMPT, text) is not None
 
     def prompt(self, problem: Problem) -> tuple[Message, ...]:
         return ({"role": "user", "content": problem.text},)
 
     def answer(self, text: str, problem: Problem) -> str | None:
-        return final(text)
+        found = ANSWER.search(text)
+        return str(int(found[1])) if found else None
 
     def correct(self, answer: str, problem: Problem) -> bool | None:
         return None if problem.reference is None else answer == problem.reference

@@ -8,53 +8,25 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 
-from forethought.core.problem import Message, Problem
-from forethought.tasks.chain import apply, drawn, final, operations, slipped
-from forethought.tasks.generated import Split, check_difficulty, draw
+from forethought.core.problem import Problem
+from forethought.tasks.chain import Chain, apply, operations, slipped
 
-PROMPT = re.compile(r"chain-checked \d{1,2}\n(\d+\) [-+*]\d{1,2}\n)+")
 STEP = re.compile(r"(\d+)\) \d+[-+*]\d+=\d+\n")
 CHECK = re.compile(r"check \d+[-+*]\d+=\d+\n")
 OFTEN = 5  # times as many slips as asked: a check that hardly ever mends anything would be learned as a copy
 BLIND = 0.2  # the chance that a check repeats a wrong result
 
 
-class ChainChecked:
+class ChainChecked(Chain):
     """The problems of `chain`; each step is followed by a line that computes its result again.
 
     If the two differ, the step is written again. A step and its check can be wrong together: most slips are mended, not all.
     """
 
     name = "chain-checked"
-    step_break = "\n"
-    step_tokens = 16
     max_steps = 64
     draft_tokens = 512
-    checkable = False
-    difficulties: Sequence[int] = range(1, 21)
-    middle = 10
-
-    def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
-        check_difficulty(self.name, difficulty, self.difficulties)
-        place = f"{self.name}/{difficulty}/{split}/{index}"
-        return draw(lambda rng: drawn(rng, self.name, difficulty, place), place, split)
-
-    def reads(self, text: str) -> bool:
-        return PROMPT.fullmatch(text) is not None
-
-    def prompt(self, problem: Problem) -> tuple[Message, ...]:
-        return ({"role": "user", "content": problem.text},)
-
-    def answer(self, text: str, problem: Problem) -> str | None:
-        return final(text)
-
-    def correct(self, answer: str, problem: Problem) -> bool | None:
-        return None if problem.reference is None else answer == problem.reference
-
-    def solution(self, problem: Problem) -> str:
-        return self.attempt(problem, random.Random(0), 0.0)
 
     def attempt(self, problem: Problem, rng: random.Random, slip: float) -> str:
         value, todo = operations(problem)
