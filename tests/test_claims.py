@@ -18,6 +18,8 @@ from _claims.curves import Curve  # noqa: E402
 from _claims.ladders import LADDERS, frozen  # noqa: E402
 from _claims.records import jobs  # noqa: E402
 
+from forethought.tasks import GENERATED  # noqa: E402
+
 AXES = ("new_tokens", "verifier_tokens", "calls", "verifier_calls", "kv_reads")
 
 
@@ -25,7 +27,7 @@ def line(slope: float, start: float, tokens: list[float], problems: int = 40) ->
     """Accuracy `start + slope * log2(tokens)` on every problem."""
     credit = np.array([[start + slope * np.log2(t)] * problems for t in tokens])
     cost = {axis: np.zeros_like(credit) for axis in AXES} | {"new_tokens": np.array([[t] * problems for t in tokens])}
-    return Curve("line", ("chain", "countdown"), credit, cost, [[]] * problems)
+    return Curve("line", {"chain": problems // 2, "countdown": problems // 2}, credit, cost, [[]] * problems)
 
 
 def test_gain_is_the_distance_between_parallel_lines():
@@ -49,11 +51,13 @@ def test_curves_that_share_no_cost_have_no_gain():
 
 def test_intervals_are_of_problems_within_their_families():
     """One family always right, the other a coin: all of the spread is the coin's."""
-    credit = np.array([[1.0] * 100 + [0.0, 1.0] * 50])
+    credit = np.array([[1.0] * 60 + [0.0, 1.0] * 70])
     cost = {axis: np.ones_like(credit) for axis in AXES}
-    _, y = Curve("coin", ("chain", "countdown"), credit, cost, []).points("tokens")
-    assert y[0, 0] == pytest.approx(0.75)
-    assert np.std(y[1:, 0]) == pytest.approx(0.5 * np.sqrt(0.25 / 100), rel=0.05)
+    coin = Curve("coin", {"chain": 60, "countdown": 140}, credit, cost, [[]] * 200)
+    _, y = coin.points("tokens")
+    assert y[0, 0] == pytest.approx(0.65)
+    assert np.std(y[1:, 0]) == pytest.approx(0.7 * np.sqrt(0.25 / 140), rel=0.05)
+    assert coin.only(["countdown"]).credit.mean() == 0.5
 
 
 def test_what_a_verdict_says():
@@ -84,7 +88,7 @@ def test_every_claim_reads_ladders_of_four_sizes_or_more():
 def test_ladders_that_read_one_run_share_it():
     choices = frozen()
     one = {LADDERS[name]: choices["warm-coverage"] for name in ("warm-coverage", "coverage")}
-    assert len(jobs(one, 3)) == 3
+    assert len(jobs(one, dict.fromkeys(GENERATED, 3))) == 3
 
 
 def test_quick_run_from_the_command_line(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ class Curve:
     """One ladder: `credit` and the entries of `cost` have a row a size and a column a problem, family after family."""
 
     name: str
-    families: tuple[str, ...]
+    families: Mapping[str, int]  # how many problems of each, in the order of the columns
     credit: Floats
     cost: dict[str, Floats]
     drafts: Sequence[Sequence[dict[str, Any]]]  # of the largest size, a list a problem
@@ -39,17 +39,21 @@ class Curve:
 
     def only(self, families: Sequence[str]) -> Curve:
         """The same on some of its families."""
-        each = self.credit.shape[1] // len(self.families)
-        keep = np.concatenate([np.arange(each) + each * self.families.index(f) for f in families])
+        keep = np.concatenate([self.columns(family) for family in families])
         cost = {name: values[:, keep] for name, values in self.cost.items()}
-        return Curve(self.name, tuple(families), self.credit[:, keep], cost, [self.drafts[i] for i in keep])
+        counts = {family: self.families[family] for family in families}
+        return Curve(self.name, counts, self.credit[:, keep], cost, [self.drafts[i] for i in keep])
+
+    def columns(self, family: str) -> NDArray[np.int64]:
+        """Where the problems of a family are."""
+        labels = np.repeat(list(self.families), list(self.families.values()))
+        return np.flatnonzero(labels == family)
 
     def weights(self) -> Floats:
         """How often each problem counts: once each in the first row, in the others as drawn anew within its family."""
         count = self.credit.shape[1]
-        each = count // len(self.families)
         rng = np.random.default_rng(SEED)
-        drawn = [rng.multinomial(each, np.full(each, 1 / each), size=DRAWS) for _ in self.families]
+        drawn = [rng.multinomial(each, np.full(each, 1 / each), size=DRAWS) for each in self.families.values()]
         return np.vstack([np.ones(count), np.hstack(drawn)]) / count
 
     def points(self, axis: str) -> tuple[Floats, Floats]:

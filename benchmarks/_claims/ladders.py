@@ -33,7 +33,6 @@ class Ladder:
     temperatures: tuple[float, ...] = (
         TEMPERATURES  # those that compete; one alone is fixed by what the ladder stands for
     )
-    times: int = 1  # problems of each task, as a multiple of what is asked for
 
     def method(self, size: int, temperature: float) -> str:
         """Four drafts a survivor, as published, where a method has a width and an expansion."""
@@ -70,7 +69,7 @@ def hot(name: str, spelling: str, select: str, sizes: tuple[int, ...] = SIZES, *
 
 def checked(ladder: Ladder) -> Ladder:
     """The ladder on chains that check themselves, whose drafts differ in length by their luck."""
-    return replace(ladder, tasks=("chain-checked",), times=3)
+    return replace(ladder, tasks=("chain-checked",))
 
 
 WIDE = "(width={width}, expand={expand}, temperature={t})"

@@ -165,8 +165,7 @@ def numbers(curve: Curve, sizes: Sequence[int]) -> list[dict[str, Any]]:
     """A row a size: accuracy with its interval, by family too, and the mean of everything spent."""
     _, y = curve.points("tokens")
     low, high = np.quantile(y[1:], [0.025, 0.975], axis=0)
-    each = curve.credit.shape[1] // len(curve.families)
-    families = {f: curve.credit[:, i * each : (i + 1) * each].mean(axis=1) for i, f in enumerate(curve.families)}
+    families = {family: curve.credit[:, curve.columns(family)].mean(axis=1) for family in curve.families}
     return [
         {
             "size": size,

@@ -83,14 +83,19 @@ def missing(ladder: Ladder, choice: Choice, select: Iterable[str]) -> str | None
     return None
 
 
-def jobs(wanted: Mapping[Ladder, Choice], problems: int, split: Split = "test", every: bool = False) -> list[Job]:
-    """The jobs of some ladders, each once, those that read one run together. `every`: with all competing selections."""
+def jobs(
+    wanted: Mapping[Ladder, Choice], problems: Mapping[str, int], split: Split = "test", every: bool = False
+) -> list[Job]:
+    """The jobs of some ladders, each once, those that read one run together, on so many `problems` of each task.
+
+    `every`: with all competing selections.
+    """
     reads: dict[tuple[str, str, str, tuple[int, ...], int], set[str]] = {}
     for ladder, choice in wanted.items():
         for spelling in ladder.runs(choice.temperature):
             for task in ladder.tasks:
                 sizes = ladder.sizes if ladder.sampled else ()
-                place = (task, spelling, ladder.verifier, sizes, problems * ladder.times)
+                place = (task, spelling, ladder.verifier, sizes, problems[task])
                 reads.setdefault(place, set()).update(ladder.select if every else (choice.select,))
     return [Job(*place[:3], tuple(sorted(names)), *place[3:], split) for place, names in reads.items()]
 
