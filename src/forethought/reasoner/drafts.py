@@ -64,7 +64,7 @@ def label(asked: Asked, completion: list[int], tokenizer: Tokenizer) -> Example 
 def collect(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, count: int) -> list[Example]:
     """`count` labelled drafts of the train split at temperature 1, kept in `path` so that a killed run goes on."""
     model.eval()
-    found = [Example(*pair) for pair in map(json.loads, path.open())] if path.exists() else []
+    found = kept(path)
     rng, batch = random.Random(f"drafts/{len(found)}"), 256
     torch.manual_seed(len(found))
     with path.open("a") as file:
@@ -79,6 +79,15 @@ def collect(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, count: int
                         file.write(json.dumps([example.ids, example.labels]) + "\n")
             file.flush()
     return found
+
+
+def kept(path: Path) -> list[Example]:
+    """The drafts of a file, if it is there. A last line without its end was cut off by a kill, and is taken out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith("\n"):
+        path.write_text("".join(lines[:-1]))
+        del lines[-1]
+    return [Example(*json.loads(line)) for line in lines]
 
 
 def mixed(examples: list[Example], tokenizer: Tokenizer, rng: random.Random) -> Iterator[Example]:

@@ -58,14 +58,15 @@ def train(stage: Stage, folder: Path, until: int | None = None) -> None:
     batches = stage.batches(random.Random(f"{stage.name}/{first}"))
     device = next(model.parameters()).device
     losses: list[float] = []
+    end = stage.steps if until is None else until
     started = time.perf_counter() - elapsed
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
     with Progress(*columns) as progress:
         bar = progress.add_task(stage.name, total=stage.steps, completed=first, loss=float("nan"))
-        for step in range(first, stage.steps if until is None else until):
+        for step in range(first, end):
             losses.append(update(stage, model, opts, next(batches), step, device))
             progress.update(bar, completed=step + 1, loss=losses[-1])
-            last = step + 1 == stage.steps
+            last = step + 1 == end
             if (step + 1) % REPORT_EVERY == 0 or last:
                 entry: dict[str, Any] = {"step": step + 1, "loss": round(sum(losses) / len(losses), 5)}
                 entry["seconds"] = round(time.perf_counter() - started, 1)

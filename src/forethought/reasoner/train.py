@@ -24,7 +24,7 @@ from forethought.reasoner.examples import IGNORED, TASKS, Batch, Example, batche
 from forethought.reasoner.loop import Stage, train
 
 REWARD_LAYERS = 6  # the generator's layers predict a token; those on top compare it with the one that came
-LATE_FROM = 0.55  # the share of the steps after which countdown is drawn most
+LATE_FROM = 0.5  # the share of the steps after which countdown is drawn most
 TOKENS_PER_BATCH, POOL = 4096, 1024
 PROBES = {"chain": (1, 4, 8, 12), "chain-checked": (4, 12), "countdown": (1, 2, 4), "procedure": (1, 4, 8, 12)}
 TOKENIZER = vocabulary.build()
