@@ -79,6 +79,26 @@ def test_short_drafts_that_are_right():
     assert samples.short_less_mean(drafts) == pytest.approx(0.5 - 0.25)
 
 
+def test_the_first_to_finish_cuts_the_others_off():
+    drafts = [{"size": s, "right": r, "answer": a} for s, r, a in ((3, True, "1"), (2, False, None), (9, False, "2"))]
+    assert samples.finished_first(drafts) == (1.0, 3 + 2 + 3)
+    assert samples.finished_first(drafts[1:2]) == (0.0, 2)
+
+
+def test_no_fall_is_measured_only_where_the_other_falls():
+    falling, flat = line(-0.1, 0.9, [1, 2, 4, 8]), line(0.0, 0.5, [1, 2, 4, 8])
+    assert samples.no_fall(flat, falling, 1) == pytest.approx((0, 0, 0))
+    assert samples.no_fall(falling, flat, 1) is None
+
+
+@pytest.mark.parametrize(("right", "gained"), [([True] + [False] * 9, True), ([True] * 10, False)])
+def test_the_best_number_of_drafts_is_judged_on_other_problems(right, gained):
+    """With one right draft at first all further ones only cost; where all are right more never hurt."""
+    drafts = [[{"right": r} for r in right]] * 40
+    curve = Curve("drafts", {"chain": 40}, np.zeros((1, 40)), {}, drafts)
+    assert (samples.finite_best(curve).low > 0) == gained
+
+
 def test_every_claim_reads_ladders_of_four_sizes_or_more():
     for claim in CLAIMS:
         for name in claim.ladders:

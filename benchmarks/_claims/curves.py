@@ -30,7 +30,7 @@ class Curve:
     drafts: Sequence[Sequence[dict[str, Any]]]  # of the largest size, a list a problem
 
     def axis(self, name: str) -> Floats:
-        """`tokens` are new and verifier tokens; `flops` both, by the parameters that each passes through."""
+        """`tokens` are new and verifier tokens; `flops` both, by the parameters that each passes through, twice."""
         if name == "tokens":
             return self.cost["new_tokens"] + self.cost["verifier_tokens"]
         if name == "flops":

@@ -102,7 +102,7 @@ LADDERS: Mapping[str, Ladder] = {
         Ladder("overconfident-filter", "particle-filter-published" + PLAIN, sizes=SMALL, verifier="overconfident"),
         Ladder(
             "overconfident-entropic",
-            "entropic-particle-filter-published" + PLAIN,
+            "entropic-particle-filter-published(n={n}, resampling=multinomial, temperature={t})",  # as the plain one's
             sizes=SMALL,
             verifier="overconfident",
         ),
@@ -124,7 +124,6 @@ LADDERS: Mapping[str, Ladder] = {
         Ladder("confidence-stop", "confidence-stop" + PLAIN, ("majority",), (1, 2, 4, 8)),
         hot("eager", "eager" + PLAIN, "coverage"),
         checked(hot("fractured", "fractured(n={n}, cuts=4, temperature={t})", "coverage", (1, 2, 4, 8))),
-        checked(hot("first-finish", "first-finish" + PLAIN, "majority", (4, 8, 16, 32))),
         checked(sampled("checked-coverage", "coverage", temperatures=(1.0,))),
         checked(sampled("checked-self-consistency", "majority", temperatures=(1.0,))),
         Ladder("multi-temperature", "multi-temperature(n={n}, intra=1.0, cross=1.0)", ("coverage",), (4, 8, 16, 32)),

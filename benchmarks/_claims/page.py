@@ -22,8 +22,9 @@ reasoner of one million parameters and its reward model, on problems of the test
 generated tasks. What holds for these need not hold for other models, nor the other way round.
 
 * A method runs at four sizes or more. Where two are compared, it is at equal **total** tokens, new ones and those read by the
-  verifier, or at the axis named. Accuracy is interpolated in the logarithm of mean tokens, at five points of the common
-  span; a saving is a geometric mean over five accuracies that both reach.
+  verifier, or at the axis named (FLOPs are 2 million a new token and 3 million a verified one: twice the parameters that it
+  passes). Accuracy is interpolated in the logarithm of mean tokens, at five points of the common span; a saving is a
+  geometric mean over five accuracies that both reach.
 * {problems} problems: {families}. Intervals are percentile bootstraps over problems within families, 2,000
   draws, fixed seed; differences are paired.
 * Temperature and selection of each method were chosen on the train split and frozen in `benchmarks/_claims/frozen.json`:

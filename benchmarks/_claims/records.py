@@ -202,14 +202,9 @@ def beginning(reading: Reading, size: int, by: By, problem: Problem, graded: boo
     part, cost = reading.population[:size], ZERO
     for particle in part:
         cost = cost.beside(drafted(particle.state))
-        if graded and particle.state.finished and by.verifier is not None:
-            cost = cost.beside(by.verifier.bound(bare(particle.state), problem, by.task))
+        if graded and by.verifier is not None and str(by.verifier) in particle.state.grades:
+            cost = cost.beside(particle.state.grades[str(by.verifier)].cost)
     return replace(reading, population=part, cost=cost)
-
-
-def bare(draft: Draft) -> Draft:
-    """The draft as if nothing had been graded, which is how its verifier met it."""
-    return replace(draft, grades={})
 
 
 def entry(value: float, cost: Cost) -> dict[str, float]:

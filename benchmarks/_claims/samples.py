@@ -12,21 +12,48 @@ JUDGE, VERIFICATIONS = 0.75, (1, 3)
 
 
 def share_of_gain(adaptive: Curve, best: Curve, calls: float) -> Estimate | None:
-    """The share of best-of-16's gain over one sample that is left at a mean number of `calls`; None where it gains nothing."""
+    """The share of best-of-16's gain over one sample that is left at a mean number of `calls`.
+
+    None where there is no gain, or no setting that calls so seldom.
+    """
     x, y = adaptive.points("calls")
     reached = np.array([np.interp(np.log(calls), *ordered(xs, ys)) for xs, ys in zip(x, y, strict=True)])
     _, of = best.points("calls")
     one, sixteen = of[:, 0], of[:, 4]
-    if sixteen[0] - one[0] < 0.01:
+    if sixteen[0] - one[0] < 0.01 or not x[0].min() <= np.log(calls) <= x[0].max():
         return None
     return estimate((reached - one) / np.where(abs(sixteen - one) < 1e-6, 1e-6, sixteen - one))
 
 
-def rise(a: Curve, b: Curve, since: int) -> Estimate:
-    """How much more the accuracy of `a` changes from size number `since` to the last than that of `b`."""
-    law = a.weights()
-    change = [law @ (curve.credit[-1] - curve.credit[since]) for curve in (a, b)]
-    return estimate(change[0] - change[1])
+def no_fall(a: Curve, b: Curve, since: int) -> Estimate | None:
+    """The change of the accuracy of `a` from size number `since` to the last; None where that of `b` does not fall."""
+    mine, other = (estimate(curve.weights() @ (curve.credit[-1] - curve.credit[since])) for curve in (a, b))
+    return mine if other.high < 0 else None
+
+
+def ahead(a: Curve, b: Curve) -> Estimate:
+    """How much more accurate `a` is at the largest size of both."""
+    return estimate(a.weights() @ (a.credit[-1] - b.credit[-1]))
+
+
+def first_to_finish(curve: Curve) -> Curve:
+    """The shortest readable of the first 4, 8, 16, ... drafts (equal lengths share), all billed up to where it ends."""
+    sizes = [n for n in (4, 8, 16, 32) if n <= len(curve.drafts[0])]
+    found = [[finished_first(drafts[:n]) for drafts in curve.drafts] for n in sizes]
+    credit = np.array([[right for right, _ in row] for row in found])
+    tokens = np.array([[float(spent) for _, spent in row] for row in found])
+    cost = {axis: np.zeros_like(tokens) for axis in curve.cost} | {"new_tokens": tokens}
+    return Curve(f"first of {curve.name}", curve.families, credit, cost, curve.drafts)
+
+
+def finished_first(drafts: list[dict[str, object]]) -> tuple[float, int]:
+    """The credit of the shortest readable drafts, and what all had written when they ended."""
+    sizes = [int(str(d["size"])) for d in drafts]
+    read = [(int(str(d["size"])), bool(d["right"])) for d in drafts if d["answer"] is not None]
+    if not read:
+        return 0.0, sum(sizes)
+    least = min(size for size, _ in read)
+    return float(np.mean([right for size, right in read if size == least])), sum(min(size, least) for size in sizes)
 
 
 def shortest(curve: Curve, n: int) -> Estimate:
@@ -56,7 +83,8 @@ def power_law(curve: Curve) -> Estimate:
 def solve_or_verify(curve: Curve, units: int) -> Estimate:
     """What votes over `units` drafts are ahead of drafts with verifications, whose mean verdict picks, for the same units.
 
-    A judge's word on a draft is right with chance JUDGE. The better of 1 and 3 verifications a draft is its score.
+    A judge's word on a draft is right with chance JUDGE. The better of 1 and 3 verifications a draft is its score, in
+    each drawing of problems.
     """
     rng = np.random.default_rng(SEED)
     law = curve.weights()
@@ -64,7 +92,7 @@ def solve_or_verify(curve: Curve, units: int) -> Estimate:
     judged = [
         np.array([picked(drafts[: max(units // (1 + v), 1)], v, rng) for drafts in curve.drafts]) for v in VERIFICATIONS
     ]
-    return estimate(law @ votes - law @ max(judged, key=lambda credit: float(credit.mean())))
+    return estimate(law @ votes - np.max([law @ credit for credit in judged], axis=0))
 
 
 def vote(drafts: list[dict[str, object]]) -> float:
@@ -92,9 +120,19 @@ def leading(drafts: list[dict[str, object]], weights: list[float]) -> float:
 
 
 def finite_best(curve: Curve) -> Estimate:
-    """The utility at the best N, less that at the largest N, for taking the first accepted of N drafts, else abstaining."""
-    by_n = curve.weights() @ np.array([utilities([bool(d["right"]) for d in drafts]) for drafts in curve.drafts])
-    return estimate(by_n[:, int(by_n[0].argmax())] - by_n[:, -1])
+    """The utility at the best N, less that at the largest N, for taking the first accepted of N drafts, else abstaining.
+
+    The best N is found on one half of the problems and judged on the other, both ways.
+    """
+    law = curve.weights()
+    utility = np.array([utilities([bool(d["right"]) for d in drafts]) for drafts in curve.drafts])
+    odd = np.arange(len(utility)) % 2 == 1
+    gained = np.zeros(len(law))
+    for chosen, judged in ((odd, ~odd), (~odd, odd)):
+        best = (law[:, chosen] @ utility[chosen]).argmax(axis=1)
+        by_n = law[:, judged] @ utility[judged]
+        gained += by_n[np.arange(len(law)), best] - by_n[:, -1]
+    return estimate(gained)
 
 
 def utilities(right: list[bool]) -> Floats:
