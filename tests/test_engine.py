@@ -324,6 +324,15 @@ async def test_a_bad_request_harms_nobody(make: Callable[..., Engine]) -> None:
             lambda: engine.generate(prompt(5), Sampling(4, banned=(10**6,)), 0),
             lambda: engine.generate(prompt(5), Sampling(-4), 0),
             lambda: engine.generate(prompt(5), Sampling(4), -1),
+            lambda: engine.generate(prompt(5), Sampling(4, temperature=-1.0), 0),
+            lambda: engine.generate(prompt(5), Sampling(4, repetition=0.0), 0),
+            lambda: engine.generate(prompt(5), Sampling(4, top_p=float("nan")), 0),
+        ],
+        ModelError: [
+            lambda: engine.generate(prompt(6), Sampling(4, banned=tuple(range(tiny.VOCABULARY))), 0),
+            lambda: engine.generate(
+                prompt(6), Sampling(4, temperature=0.0), 0, hook=lambda row, logits: Verdict(bias={3: float("nan")})
+            ),
         ],
         ZeroDivisionError: [
             lambda: engine.generate(prompt(6), Sampling(4), 0, hook=broken),

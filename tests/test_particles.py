@@ -482,6 +482,8 @@ async def test_failures_are_dropped_by_the_runs_policy(name: str) -> None:
         assert all(p.state.finished for p in pop)
         dropped += run.dropped
     assert dropped
+    run = Run(Always(0), failures="drop")
+    assert await methods.parse(name)(PROBLEM, By(Flaky(Always(0)), ToyTask(), TableVerifier()), Scope.root(run)) == []
     with pytest.raises(ModelError):
         await methods.parse(name)(PROBLEM, By(Flaky(Always(0)), ToyTask(), TableVerifier()), place(Always(0)))
 

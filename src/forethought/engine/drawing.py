@@ -14,6 +14,7 @@ from forethought.engine.rows import Row, Verdict
 from forethought.engine.sampling import Controls, choose, penalise
 
 BROKEN = "the model gave logits that are not numbers"
+BARRED = "bans, a hook or penalties left no token that could come"
 
 
 class Drawing:
@@ -32,6 +33,8 @@ class Drawing:
         steered = self._steer(rows, logits)
         uniforms = sent([row.stream() for row in rows], torch.double, hidden.device)
         chosen = choose(steered, self._controls, uniforms)
+        if steered is not logits:
+            self._refuse(rows, steered, chosen)
         self._force(rows, chosen)
         norms = logits.logsumexp(-1)
         logprobs = logits.gather(1, chosen[:, None]).squeeze(1) - norms
@@ -72,6 +75,13 @@ class Drawing:
             return
         if verdict.stop:
             row.finish = "hook"
+
+    def _refuse(self, rows: Sequence[Row], steered: Tensor, chosen: Tensor) -> None:
+        """Where nothing is left to choose from, what was chosen says nothing: the row fails, unless its token is forced."""
+        healthy = steered.gather(1, chosen[:, None]).squeeze(1).isfinite()
+        for row, fine in zip(rows, *told(healthy), strict=True):
+            if not fine and len(row.tokens) >= len(row.how.forced):
+                row.error = row.error or ModelError(BARRED)
 
     def _force(self, rows: Sequence[Row], chosen: Tensor) -> None:
         forced = {i: r.how.forced[len(r.tokens)] for i, r in enumerate(rows) if len(r.tokens) < len(r.how.forced)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +135,10 @@ class Engine:
         """Refuse what can never be answered, before it can harm others."""
         if row.how.max_tokens < 0 or row.seed < 0:
             raise UsageError("the number of new tokens and the seed cannot be negative")
+        for name, least in (("temperature", 0.0), ("top_p", 0.0), ("min_p", 0.0), ("top_k", 0), ("repetition", 1e-6)):
+            value = getattr(row.how, name)
+            if not least <= value < math.inf:
+                raise UsageError(f"{name} must be a number of at least {least:g}, not {value}")
         asked = (*row.ids, *row.how.forced, *row.how.banned)
         outside = next((i for i in asked if not 0 <= i < self.model.vocabulary), None)
         if outside is not None:

@@ -23,7 +23,7 @@ PAPER = (
 
 def entropic(pop: Population[Draft], progress: float) -> float:
     """The temperature of resampling: above 1 while the weights are concentrated early in the draft."""
-    ratio = ess(pop) / len(pop)
+    ratio = ess(pop) / len(pop) if pop else 1.0
     return max(1.0, (1 - progress) / ratio) if 0 < ratio < 0.5 and progress < 0.5 else 1.0
 
 

@@ -93,7 +93,9 @@ class ParticleGibbs:
             # An unfinished sweep is an answer only where there is no other.
             with at.limit(Budget()) if every else nullcontext(at) as place:
                 pop = await sweep(reference, place)
-            reference = drawn(pop, at)
             every += pop
             at.keep(every)
+            if not pop:  # all were dropped after failures
+                break
+            reference = drawn(pop, at)
         return every

@@ -78,6 +78,8 @@ class PhiDecoding:
                 kept = [*stay, *self.in_width(drawn, self.width - len(stay), at)]
                 seen = await each(kept, look, at)
             pairs = paired(kept, seen)
+            if not pairs:  # all foresights were dropped after failures
+                return kept
             shares = agreement(pairs, self.clusters)
             law = softmax(shares) + softmax(gains(pairs, value) / self.temper)
             chosen = [pairs[i] for i in distinct(law, self.width, at)]
@@ -92,6 +94,8 @@ class PhiDecoding:
 
     def in_width(self, drawn: Population[Draft], fewest: int, at: Scope) -> Population[Draft]:
         """The steps that are likely enough to look ahead from, at least `fewest` if there are as many."""
+        if not drawn:
+            return []
         scores = np.array([likelihood(p.state) for p in drawn])
         enough = scores > np.average(scores) - self.sigma * np.std(scores)
         law = np.where(enough, 0.0, softmax(scores / self.temper))

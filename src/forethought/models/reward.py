@@ -13,9 +13,9 @@ from forethought.models.local import Local
 class RewardModel:
     """A Llama token classifier: at the end of each step, the probability that the draft is right so far.
 
-    A step ends at a line break, or where a finished draft ends. What it has read of a draft stays in its own prefix tree,
-    so that a further step is only its new tokens. They are what is charged, from the nearest beginning `known` that it
-    has graded, whatever the tree still holds: nobody's cache changes a claim.
+    A step ends at a token with a line break in it, or where a finished draft ends. What it has read of a draft stays in
+    its own prefix tree, so that a further step is only its new tokens. They are what is charged, from the nearest
+    beginning `known` that it has graded, whatever the tree still holds: nobody's cache changes a claim.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,10 +33,10 @@ class RewardModel:
         prompt = len(self._local.ids(messages, ROOT))
         ids = list(self._local.ids(messages, draft))
         if draft.finished:
-            ids.append(min(self._local.engine.model.eos))
+            ids += sorted(self._local.engine.model.eos)[:1]
         scored = await self._local.engine.score(ids)
-        (newline,) = self._local.reader.encode("\n")
-        ends = [place for place in range(prompt, len(ids)) if ids[place] == newline]
+        piece = self._local.reader.piece
+        ends = [place for place in range(prompt, len(ids)) if "\n" in piece(ids[place])]
         if not ends or ends[-1] != len(ids) - 1:
             ends.append(len(ids) - 1)
         steps = tuple(scored.outputs[place] for place in ends)
