@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -14,7 +15,7 @@ import forethought.methods
 from forethought.core.budget import Budget, amount
 from forethought.core.cost import ZERO, Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
-from forethought.core.errors import UsageError
+from forethought.core.errors import ModelError, UsageError
 from forethought.core.population import Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Run, Scope, Seeded
@@ -138,6 +139,23 @@ async def test_makes_drafts_of_the_model(name: str) -> None:
     assert all(p.state.finished and p.done for p in pop)
     chosen = [re.sub("\n?answer: ", "", text) for text in read(pop)] if name == "fractured" else read(pop)
     assert set(chosen) <= texts().keys()
+
+
+class OutOfOrder(ToyModel):
+    """Every call fails."""
+
+    async def extend(self, request: Request, call: Call) -> Completion:
+        await super().extend(request, call)
+        raise ModelError("the model is out of order")
+
+
+@every
+async def test_where_every_call_fails_and_failures_are_dropped_no_draft_is_finished(name: str) -> None:
+    at = Scope.root(Run(Seeded(0), failures="drop"))
+    ordered = name in ("confidence-stop", "eager")  # they know a chain by its place, so one that fails ends them
+    with pytest.raises(ModelError) if ordered else nullcontext():
+        pop = await methods.parse(name)(PROBLEM, By(OutOfOrder(Seeded(0)), ToyTask(), Counted()), at)
+        assert not any(p.state.finished for p in pop)
 
 
 @every

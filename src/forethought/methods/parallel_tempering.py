@@ -31,7 +31,7 @@ async def swept(chain: Particle[Chain], at: Scope) -> Particle[Chain]:
     """A kernel: one more sweep."""
     sweep = chain.state.sweep
     pop = await sweep(chain.state.reference, at)
-    return chain.moved(Chain(sweep, pop, drawn(pop, at)))
+    return chain.moved(Chain(sweep, pop, drawn(pop, at) if pop else None))
 
 
 def exchanged(references: Sequence[Draft], tempers: Sequence[float], by: By, at: Scope) -> list[Draft]:
@@ -82,6 +82,8 @@ class ParallelTempering:
             coldest += chains[0].state.population
             at.keep(coldest)
             references = [c.state.reference for c in chains if c.state.reference]
+            if len(references) < len(chains):  # all particles of a chain were dropped after failures
+                break
             swapped = exchanged(references, tempers, by, at)
             chains = [Particle(Chain(sweep, (), ref)) for sweep, ref in zip(sweeps, swapped, strict=True)]
         return coldest

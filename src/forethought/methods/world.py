@@ -90,4 +90,5 @@ class World:
         particle = Particle(place.draft, done=place.draft.finish is not None)
         if self.inner is not None:
             return particle
-        return (await each([particle], self.by.draft(self.problem, 0.0), at))[0]
+        written = await each([particle], self.by.draft(self.problem, 0.0), at)
+        return written[0] if written else particle  # as far as it came, where the call failed and was dropped
