@@ -572,3 +572,12 @@ def test_help_is_quick_and_heavy_libraries_stay_out() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
     code = "import sys, forethought; assert not {'torch', 'numpy', 'anyio', 'httpx2'} & set(sys.modules), 'heavy'"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_the_demo_compares_methods_and_shows_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forethought.cli.demo.PROBLEMS", 2)
+    found = CliRunner().invoke(app, ["demo"], terminal_width=160)
+    assert found.exit_code == 0, found.output
+    for part in ("greedy", "majority", "best", "beam(", "particle-filter", "countdown, difficulty", "chain, difficulty"):
+        assert part in found.output
+    assert "s in all. Next: forethought solve" in found.output
