@@ -578,6 +578,14 @@ def test_the_demo_compares_methods_and_shows_a_tree(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("forethought.cli.demo.PROBLEMS", 2)
     found = CliRunner().invoke(app, ["demo"], terminal_width=160)
     assert found.exit_code == 0, found.output
-    for part in ("greedy", "majority", "best", "beam(", "particle-filter", "countdown, difficulty", "chain, difficulty"):
+    for part in (
+        "greedy",
+        "majority",
+        "best",
+        "beam(",
+        "particle-filter",
+        "countdown, difficulty",
+        "chain, difficulty",
+    ):
         assert part in found.output
     assert "s in all. Next: forethought solve" in found.output

@@ -244,6 +244,29 @@ def test_importing_costs_nothing_and_names_what_there_is() -> None:
         _ = forethought.sovle  # type: ignore[attr-defined]
 
 
+class SlowToLoad(Scripted):
+    """Reads its files for a while."""
+
+    def load(self) -> None:
+        time.sleep(0.4)
+
+
+async def test_the_clock_starts_when_models_are_loaded() -> None:
+    found = await solve(model=SlowToLoad(guess), method="sample(n=4)", budget="seconds=0.3")
+    assert found.stopped == "done"
+    assert found.cost.seconds < 0.3
+
+
+async def test_files_that_cannot_be_read_are_found_out_before_anything_is_recorded(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no model folder"):
+        await solve(model=f"local:{tmp_path}", store=tmp_path / "runs.sqlite")
+    script = model()
+    with pytest.raises(UsageError, match="is not there"):
+        await solve(model=script, method="beam", verifier="process(path='/nowhere')", store=tmp_path / "runs.sqlite")
+    assert script.spent == Cost()
+    assert not RunStore(tmp_path / "runs.sqlite").runs()
+
+
 # stores
 
 

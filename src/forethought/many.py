@@ -17,7 +17,7 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Run, Scope, Seeded
 from forethought.methods import Method
 from forethought.selection import Verdict
-from forethought.solving import Made, Parts, Solution, check, prepare
+from forethought.solving import Made, Parts, Solution, check, load, prepare
 
 NOTHING = Verdict()
 
@@ -74,6 +74,7 @@ async def solve_all(parts: Parts, problems: Sequence[Problem], seed: int) -> lis
     await prepare(parts.by.model)
     for problem in problems:
         check(problem, parts)
+    await load(parts.by)
     run = Run(Seeded(seed), failures=parts.failures, ordered="ordered" in parts.by.model.abilities)
     run.seconds = parts.budget.limits.get("seconds", math.inf)
     at = Scope.root(run, parts.budget)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import anyio.to_thread
+
 from forethought.core.budget import Budget
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
@@ -20,7 +22,7 @@ from forethought.core.trace import MemoryTrace, Trace
 from forethought.methods import By, Method
 from forethought.models.names import is_reasoner
 from forethought.models.price import Price
-from forethought.models.protocol import Model
+from forethought.models.protocol import Loads, Model
 from forethought.selection import Selection, Verdict, wants_grades
 from forethought.tasks import GENERATED
 from forethought.tasks.protocol import Task
@@ -134,6 +136,7 @@ async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore 
     """
     await prepare(parts.by.model)
     check(problem, parts)
+    await load(parts.by)
     row = None
     if store is not None:
         spec = asked(parts, problem, seed, "solve")
@@ -167,6 +170,13 @@ async def prepare(model: Model) -> None:
     probe = getattr(model, "prepare", None)
     if probe is not None:
         await probe()
+
+
+async def load(by: By) -> None:
+    """Read what runs here before a run's clock starts: a budget of seconds is for thinking."""
+    for part in (by.model, by.verifier):
+        if isinstance(part, Loads):
+            await anyio.to_thread.run_sync(part.load)
 
 
 @dataclass(slots=True)

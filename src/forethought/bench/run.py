@@ -20,7 +20,7 @@ from forethought.core.store import RunStore
 from forethought.methods import By, Method
 from forethought.methods.sample import Sample
 from forethought.selection import Selection, Verdict, wants_grades
-from forethought.solving import Made, Parts, asked, check, key_of, populate, prepare
+from forethought.solving import Made, Parts, asked, check, key_of, load, populate, prepare
 
 Outcome = Mapping[str, Any]
 
@@ -54,6 +54,7 @@ async def run(
     for method in bench.methods:
         for selection in bench.selections:
             check(bench.problems[0], bench.parts(method, selection))
+    await load(bench.by)
     rows = []
     for method in bench.methods:
         outcomes = await _all_problems(bench, method, store, done)

@@ -59,6 +59,12 @@ class Cached:
         if probe is not None:
             await probe()
 
+    def load(self) -> None:
+        """Let the model read its files, if it has any."""
+        read = getattr(self.model, "load", None)
+        if read is not None:
+            read()
+
     async def aclose(self) -> None:
         close = getattr(self.model, "aclose", None)
         self._db.close()

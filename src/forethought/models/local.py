@@ -56,6 +56,10 @@ class Local:
 
             return Reader(self.path)
 
+    def load(self) -> None:
+        """Load now what else would be loaded at the first use."""
+        _ = self.reader, self.engine
+
     def ids(self, messages: Sequence[Message], draft: Draft) -> tuple[int, ...]:
         """The token ids of a prompt and the draft so far."""
         from forethought.models.reading import as_chat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from forethought.core.cost import ZERO, Cost
 from forethought.core.draft import ROOT, Draft
@@ -82,4 +82,13 @@ class Likelihood(Protocol):
 
     async def loglikelihood(self, request: Request, continuation: str, call: Call) -> tuple[float, ...]:
         """The log-probability of each token of `continuation` after `request`'s messages and draft."""
+        ...
+
+
+@runtime_checkable
+class Loads(Protocol):
+    """A model or verifier whose files are read when it is first used, or now."""
+
+    def load(self) -> None:
+        """Read them. Raises UsageError if they cannot be."""
         ...

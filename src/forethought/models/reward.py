@@ -21,6 +21,9 @@ class RewardModel:
     def __init__(self, path: Path) -> None:
         self._local = Local(path, f"reward:{path}")
 
+    def load(self) -> None:
+        self._local.load()
+
     def bound(self, messages: tuple[Message, ...], draft: Draft, known: Draft | None) -> Cost:
         """The charge; more than it for a draft that is not written yet, of which only the `size` is known."""
         prompt = len(self._local.ids(messages, ROOT))

@@ -12,6 +12,7 @@ from forethought.core.draft import Draft, Grade
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Call
+from forethought.models.protocol import Loads
 from forethought.tasks.protocol import Task
 from forethought.verifiers.protocol import Verifier, verifiers
 
@@ -40,6 +41,10 @@ class Overconfident:
     @functools.cached_property
     def inner(self) -> Verifier:
         return verifiers.parse(self.of)
+
+    def load(self) -> None:
+        if isinstance(self.inner, Loads):
+            self.inner.load()
 
     @property
     def process(self) -> bool:

@@ -43,6 +43,9 @@ class Process:
     def oracle(self, task: Task) -> bool:
         return False
 
+    def load(self) -> None:
+        reward_model(self.path).load()
+
     def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
         return reward_model(self.path).bound(task.prompt(problem), draft, self._known(draft))
 
