@@ -472,6 +472,53 @@ def test_a_failing_model_counts_as_wrong_and_is_tried_again(tmp_path: Path, monk
     assert len(asked) == 7
 
 
+@pytest.mark.parametrize(("words", "part"), [
+    (("--method", "sample(n=None)", "--budget", "seconds=5"), "needs a budget in tokens or calls"),
+    (("--method", "greedy", "--model", "local:{}"), "no model folder"),
+    (("--method", "beam", "--verifier", "process(path='{}')"), "no model folder"),
+])  # fmt: skip
+def test_a_mistake_that_all_problems_of_a_bench_meet_is_told_once(
+    words: tuple[str, ...], part: str, tmp_path: Path
+) -> None:
+    (empty := tmp_path / "empty").mkdir()
+    words = tuple(word.format(empty) for word in words)
+    last_line(forethought("bench", "--task", "chain", "--limit", 5, *words, "--out", tmp_path / "out"), part)
+
+
+def last_line(found: Result, part: str) -> None:
+    """A mistake that is noticed at work: under the bars of what was done, one line of our own."""
+    assert found.exit_code == 2, (found.exit_code, found.stderr)
+    (line,) = (line for line in found.stderr.splitlines() if line.startswith("forethought: "))
+    assert line == found.stderr.splitlines()[-1]
+    assert part in line
+    assert found.stdout == ""
+
+
+def test_a_server_that_takes_the_key_no_more_ends_a_bench_and_what_is_recorded_is_kept(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def say(prompt: str, so_far: str, seed: int) -> str:
+        if prompt.startswith("chain"):
+            asked.append(prompt)
+            if len(asked) == 6:
+                endpoint.key = "another"
+        return "answer: 1"
+
+    with Endpoint(say=say).serve() as endpoint:
+        words = ("bench", "--task", "chain", "--limit", 12, "--method", "greedy", "--out", tmp_path)
+        model = f"openai:toy@{endpoint.url}"
+        last_line(forethought(*words, "--model", model), "401")
+        done = [row["problem"] for row in told("runs", tmp_path / "run.sqlite") if row["status"] == "done"]
+        assert 0 < len(done) < 12
+        endpoint.key = None
+        before = len(asked)
+        cold()
+        (row,) = told(*words, "--model", model)["rows"]
+    assert (row["problems"], row["failures"]) == (12, 0)
+    assert before < len(asked) <= before + 12 - len(done)
+    assert not any(problem in prompt for problem in done for prompt in asked[before:])
+
+
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path: Path) -> None:
     def say(prompt: str, so_far: str, seed: int) -> str:
         return f"answer: {seed % 3}" if prompt.startswith("chain") else "apple\npear\n".removeprefix(so_far)

@@ -62,17 +62,25 @@ async def run(
 
 
 async def _all_problems(bench: Bench, method: Method, store: RunStore, done: Callable[[Method], None]) -> list[Outcome]:
+    """An outcome a problem. An error is raised alone, after the other problems are cancelled."""
     outcomes: list[Outcome] = [{}] * len(bench.problems)
+    errors: list[Exception] = []
     slots = anyio.CapacityLimiter(bench.concurrency)
 
-    async def solve(index: int) -> None:
-        async with slots:
-            outcomes[index] = await _one(bench, method, index, store)
-            done(method)
+    async def solve(index: int, siblings: anyio.CancelScope) -> None:
+        try:
+            async with slots:
+                outcomes[index] = await _one(bench, method, index, store)
+                done(method)
+        except Exception as error:  # noqa: BLE001 - not swallowed: the first is raised again below, alone
+            errors.append(error)
+            siblings.cancel()
 
     async with anyio.create_task_group() as tasks:
         for index in range(len(bench.problems)):
-            tasks.start_soon(solve, index)
+            tasks.start_soon(solve, index, tasks.cancel_scope)
+    if errors:
+        raise errors[0]
     return outcomes
 
 
