@@ -170,6 +170,7 @@ def one_line(found: Result, *parts: str) -> None:
     (("--task", "chain", "--model", "reasonr"), "no model 'reasonr'; did you mean 'reasoner'"),
     (("--task", "chain", "--model", "openai:gpt"), "openai:"),
     (("--task", "chain", "--model", "openai:gpt@nowhere"), "nowhere"),
+    (("--task", "chain", "--model", "openai:m@http://host:port/v1"), "http://host:port/v1 is no address (Invalid port"),
     (("--task", "chain", "--model", "local:"), "no model 'local:'"),
     (("--task", "chain", "--method", "sample(m=3)"), "no parameter of sample 'm'"),
     (("--task", "chain", "--method", "sample(n=0)"), "n must be at least 1, not 0"),
