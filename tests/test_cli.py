@@ -253,6 +253,13 @@ def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
     one_line(forethought("solve", "hi", "--model", f"local:{tmp_path}"), "no model folder")
 
 
+def test_a_gguf_file_that_is_none(tmp_path: Path) -> None:
+    for content in (b"GGUF but not really", b"GGUF\3\0\0\0", b"", b"<html>"):
+        (file := tmp_path / "model.gguf").write_bytes(content)
+        one_line(forethought("solve", "hi", "--model", f"local:{file}"), f"{file} is no model file", "tokenizer")
+        cold()
+
+
 def test_bench_refuses_before_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_calls(monkeypatch)
     out = tmp_path / "out"
