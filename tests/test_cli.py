@@ -269,6 +269,14 @@ def test_bench_refuses_before_it_asks(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not out.exists()
 
 
+def test_a_folder_that_a_bench_cannot_write(tmp_path: Path) -> None:
+    (file := tmp_path / "file").write_text("mine")
+    one_line(forethought(*BENCH, "--out", file), f"{file}/run.sqlite is no run store")
+    one_line(forethought(*BENCH, "--out", file / "below"), f"{file}/below/run.sqlite is no run store")
+    (out := tmp_path / "out" / "summary.json").mkdir(parents=True)
+    last_line(forethought(*BENCH, "--out", out.parent), f"cannot write {out}")
+
+
 # solve
 
 

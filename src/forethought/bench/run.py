@@ -150,5 +150,5 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
 
 
 def open_store(folder: Path) -> RunStore:
-    folder.mkdir(parents=True, exist_ok=True)
+    """The store of a bench in its folder, which is made. Raises UsageError."""
     return RunStore(folder / "run.sqlite")

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from forethought.assembly import budget_of, by_of
 from forethought.bench.run import Bench, open_store, run
 from forethought.cli import show
+from forethought.cli.paths import write
 from forethought.methods import Method, methods
 from forethought.models.protocol import Model
 from forethought.selection import selections
@@ -46,7 +47,7 @@ def run_bench(
     problems = [kind.problem(level, index) for index in range(limit)]
     bench = Bench(by, problems, programs, rules, budget_of(budget), seed)
     rows = measured(bench, out)
-    (out / "summary.json").write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    write(out / "summary.json", json.dumps({"rows": rows}, indent=2) + "\n")
     if json_:
         show.console.print_json(data={"rows": rows})
     else:
@@ -58,10 +59,11 @@ def run_bench(
 
 def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
     """Run a bench with a progress bar a method."""
+    store = open_store(out)
     with progress() as bars:
         ids = {repr(m): bars.add_task(show.short(repr(m)), total=len(bench.problems)) for m in bench.methods}
 
         def done(method: Method) -> None:
             bars.advance(ids[repr(method)])
 
-        return anyio.run(run, bench, open_store(out), done)
+        return anyio.run(run, bench, store, done)
