@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 from forethought.cli.app import app
 from forethought.core.cost import Cost
 from forethought.core.errors import ModelError, UsageError
+from forethought.core.store import RunStore
+from forethought.core.trace import Event
 from forethought.models.local import Local
 from forethought.models.names import model_named
 from forethought.models.price import Price
@@ -251,6 +253,23 @@ def test_a_file_that_is_no_run_store(tmp_path: Path, models: dict[str, Path]) ->
 
 def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
     one_line(forethought("solve", "hi", "--model", f"local:{tmp_path}"), "no model folder")
+
+
+@pytest.mark.parametrize("noise", [b"\0", b"\xff", b"noise "])
+def test_a_run_store_overwritten_in_its_middle(noise: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "runs.sqlite"
+    store = RunStore(file)
+    for key in map(str, range(200)):
+        row = store.begin(key, {"method": key, "problem": key * 50, "name": key})
+        store.trace(row.id).note(Event((1,), "sample", data={"text": key * 50}))
+    store.close()
+    half = file.stat().st_size // 2
+    with file.open("r+b") as opened:
+        opened.seek(4096)
+        opened.write((noise * half)[:half])
+    one_line(forethought("runs", file), f"cannot read {file}: ")
+    one_line(forethought("runs", file, "--show", 100), f"cannot read {file}: ")
+    one_line(forethought("solve", "--task", "chain", "--store", file), f"cannot write to {file}: ")
 
 
 def test_a_gguf_file_that_is_none(tmp_path: Path) -> None:
