@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -37,7 +38,7 @@ SOLUTION = {
 }  # fmt: skip
 ROW = {
     "method", "selection", "verifier", "oracle", "task", "difficulty", "accuracy", "low", "high", "problems", "failures",
-    "wall_seconds", "mean", "total",
+    "error", "wall_seconds", "mean", "total",
 }  # fmt: skip
 
 
@@ -552,6 +553,30 @@ def test_a_server_that_takes_the_key_no_more_ends_a_bench_and_what_is_recorded_i
     assert (row["problems"], row["failures"]) == (12, 0)
     assert before < len(asked) <= before + 12 - len(done)
     assert not any(problem in prompt for problem in done for prompt in asked[before:])
+
+
+@pytest.mark.parametrize("failing", ["greedy", "sample"])
+def test_a_bench_without_a_single_outcome_fails(failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extend, count = Local.extend, 0
+
+    async def fails(self: Local, request: Any, call: Any) -> Any:
+        nonlocal count
+        if (request.temperature == 0) == (failing == "greedy"):
+            count += 1
+            raise ModelError(f"not now, for the time {count}")
+        return await extend(self, request, call)
+
+    monkeypatch.setattr(Local, "extend", fails)
+    found = forethought(*BENCH, "--out", tmp_path, "--json")
+    assert found.exit_code == 1
+    *_, line = found.stderr.splitlines()
+    assert re.fullmatch(
+        rf"forethought: all 5 problems of {failing}.* failed; the last: not now, for the time \d+", line
+    )
+    rows = json.loads((tmp_path / "summary.json").read_text())["rows"]
+    assert json.loads(found.stdout) == {"rows": rows}
+    assert sorted(row["failures"] for row in rows) == [0, 5]
+    assert {row["failures"]: row["error"] for row in rows} == {0: None, 5: line.partition("last: ")[2]}
 
 
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path: Path) -> None:

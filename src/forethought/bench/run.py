@@ -48,7 +48,7 @@ async def run(
     """Run what the store does not have yet; return one row a method and selection.
 
     `done` is told of each problem that is finished. A problem whose model fails counts as wrong and as a failure, and is
-    tried again when the bench is run again.
+    tried again when the bench is run again; a row has the last one's `error`.
     """
     await prepare(bench.by.model)
     for method in bench.methods:
@@ -143,6 +143,7 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
         "high": high,
         "problems": len(outcomes),
         "failures": len(outcomes) - len(readings),
+        "error": next((o["error"] for o in reversed(outcomes) if "error" in o), None),
         "wall_seconds": sum(o.get("seconds", 0.0) for o in outcomes),
         "mean": {name: value / max(len(readings), 1) for name, value in total._asdict().items()},
         "total": total._asdict(),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -13,6 +14,7 @@ from forethought.assembly import budget_of, by_of
 from forethought.bench.run import Bench, open_store, run
 from forethought.cli import show
 from forethought.cli.paths import write
+from forethought.core.errors import ForethoughtError
 from forethought.methods import Method, methods
 from forethought.models.protocol import Model
 from forethought.selection import selections
@@ -55,6 +57,15 @@ def run_bench(
             show.bench_table(rows, f"{task}, difficulty {level}, {limit} problems, budget {bench.budget}")
         )
         show.console.print(f"recorded in {out}/run.sqlite and {out}/summary.json")
+    check_measured(rows)
+
+
+def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A row all of whose problems failed measures nothing. Raises ForethoughtError with the last reason."""
+    for row in rows:
+        if row["failures"] == row["problems"]:
+            which = f"all {row['problems']} problems of {show.short(row['method'])}"
+            raise ForethoughtError(f"{which} failed; the last: {row['error']}")
 
 
 def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
