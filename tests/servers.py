@@ -279,3 +279,12 @@ async def web_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
         writer.write(page)
         await writer.drain()
         return
+
+
+async def unpacked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Says that its answers are packed, which they are not."""
+    while await reader.readuntil(b"\r\n\r\n"):
+        _head(writer, 200, {"Content-Encoding": "gzip", "Content-Length": "5", "Content-Type": "text/event-stream"})
+        writer.write(b"hello")
+        await writer.drain()
+        return

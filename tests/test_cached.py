@@ -7,12 +7,16 @@ import pytest
 
 from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
+from forethought.core.problem import Problem
 from forethought.core.scope import Call, Scope
-from forethought.models.cached import Cached
+from forethought.methods import By
+from forethought.methods.sample import Sample
+from forethought.models.cached import Cached, _key
 from forethought.models.extend import extend
 from forethought.models.price import Price
 from forethought.models.protocol import Completion, Request
 from forethought.models.scripted import Scripted
+from forethought.tasks.text import Text
 
 pytestmark = pytest.mark.anyio
 ASK = Request(({"role": "user", "content": "a number"},), Draft(None, "it is"))
@@ -52,6 +56,7 @@ async def test_the_second_time_nothing_is_asked_and_the_same_is_charged(file: Pa
         {"min_p": 0.5},
         {"logprobs": 0},
         {"forced": (1,)},
+        {"schema": "{}"},
         {"messages": ({"role": "system", "content": "a number"},)},
     ],
 )
@@ -62,6 +67,24 @@ async def test_every_part_of_a_request_tells_it_apart(file: Path, other: dict[st
     await model.extend(replace(ASK), Call((), 1))
     assert model.physical_calls == 2
     await model.aclose()
+
+
+def test_recordings_of_earlier_versions_are_found() -> None:
+    assert _key("a", ASK, 1).hex() == "b9e5d80031974468d36d5aa5d398d65a"
+
+
+async def test_a_fan_out_is_recorded_with_its_model(file: Path) -> None:
+    async def drawn(model: Cached) -> list[str]:
+        pop = await Sample(8)(Problem("a number"), By(model, Text()), Scope.root())
+        await model.aclose()
+        return [p.state.text for p in pop]
+
+    live = Cached(Scripted(number, name="a", latency=0.001), file)
+    texts = await drawn(live)
+    replay = Cached(None, file)
+    assert (replay.name, replay.abilities) == ("a", live.abilities)
+    assert await drawn(replay) == texts
+    assert len(set(texts)) == live.physical_calls == 8
 
 
 async def test_everything_comes_back(file: Path) -> None:

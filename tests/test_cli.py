@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -22,6 +23,8 @@ from typer.testing import CliRunner
 from forethought.cli.app import app
 from forethought.core.cost import Cost
 from forethought.core.errors import ModelError, UsageError
+from forethought.core.store import RunStore
+from forethought.core.trace import Event
 from forethought.models.local import Local
 from forethought.models.names import model_named
 from forethought.models.price import Price
@@ -35,7 +38,7 @@ SOLUTION = {
 }  # fmt: skip
 ROW = {
     "method", "selection", "verifier", "oracle", "task", "difficulty", "accuracy", "low", "high", "problems", "failures",
-    "wall_seconds", "mean", "total",
+    "error", "wall_seconds", "mean", "total",
 }  # fmt: skip
 
 
@@ -170,6 +173,7 @@ def one_line(found: Result, *parts: str) -> None:
     (("--task", "chain", "--model", "reasonr"), "no model 'reasonr'; did you mean 'reasoner'"),
     (("--task", "chain", "--model", "openai:gpt"), "openai:"),
     (("--task", "chain", "--model", "openai:gpt@nowhere"), "nowhere"),
+    (("--task", "chain", "--model", "openai:m@http://host:port/v1"), "http://host:port/v1 is no address (Invalid port"),
     (("--task", "chain", "--model", "local:"), "no model 'local:'"),
     (("--task", "chain", "--method", "sample(m=3)"), "no parameter of sample 'm'"),
     (("--task", "chain", "--method", "sample(n=0)"), "n must be at least 1, not 0"),
@@ -252,6 +256,30 @@ def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
     one_line(forethought("solve", "hi", "--model", f"local:{tmp_path}"), "no model folder")
 
 
+@pytest.mark.parametrize("noise", [b"\0", b"\xff", b"noise "])
+def test_a_run_store_overwritten_in_its_middle(noise: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "runs.sqlite"
+    store = RunStore(file)
+    for key in map(str, range(200)):
+        row = store.begin(key, {"method": key, "problem": key * 50, "name": key})
+        store.trace(row.id).note(Event((1,), "sample", data={"text": key * 50}))
+    store.close()
+    half = file.stat().st_size // 2
+    with file.open("r+b") as opened:
+        opened.seek(4096)
+        opened.write((noise * half)[:half])
+    one_line(forethought("runs", file), f"cannot read {file}: ")
+    one_line(forethought("runs", file, "--show", 100), f"cannot read {file}: ")
+    one_line(forethought("solve", "--task", "chain", "--store", file), f"cannot write to {file}: ")
+
+
+def test_a_gguf_file_that_is_none(tmp_path: Path) -> None:
+    for content in (b"GGUF but not really", b"GGUF\3\0\0\0", b"", b"<html>"):
+        (file := tmp_path / "model.gguf").write_bytes(content)
+        one_line(forethought("solve", "hi", "--model", f"local:{file}"), f"{file} is no model file", "tokenizer")
+        cold()
+
+
 def test_bench_refuses_before_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_calls(monkeypatch)
     out = tmp_path / "out"
@@ -259,6 +287,14 @@ def test_bench_refuses_before_it_asks(tmp_path: Path, monkeypatch: pytest.Monkey
     one_line(forethought("bench", "--task", "chain", "--method", "greeedy", "--out", out), "did you mean 'greedy'")
     one_line(forethought("bench", "--task", "chain", "--difficulty", 40, "--method", "greedy", "--out", out), "not 40")
     assert not out.exists()
+
+
+def test_a_folder_that_a_bench_cannot_write(tmp_path: Path) -> None:
+    (file := tmp_path / "file").write_text("mine")
+    one_line(forethought(*BENCH, "--out", file), f"{file}/run.sqlite is no run store")
+    one_line(forethought(*BENCH, "--out", file / "below"), f"{file}/below/run.sqlite is no run store")
+    (out := tmp_path / "out" / "summary.json").mkdir(parents=True)
+    last_line(forethought(*BENCH, "--out", out.parent), f"cannot write {out}")
 
 
 # solve
@@ -470,6 +506,77 @@ def test_a_failing_model_counts_as_wrong_and_is_tried_again(tmp_path: Path, monk
     assert told(*words)["rows"][0]["failures"] == 2
     assert told(*words)["rows"][0]["failures"] == 0
     assert len(asked) == 7
+
+
+@pytest.mark.parametrize(("words", "part"), [
+    (("--method", "sample(n=None)", "--budget", "seconds=5"), "needs a budget in tokens or calls"),
+    (("--method", "greedy", "--model", "local:{}"), "no model folder"),
+    (("--method", "beam", "--verifier", "process(path='{}')"), "no model folder"),
+])  # fmt: skip
+def test_a_mistake_that_all_problems_of_a_bench_meet_is_told_once(
+    words: tuple[str, ...], part: str, tmp_path: Path
+) -> None:
+    (empty := tmp_path / "empty").mkdir()
+    words = tuple(word.format(empty) for word in words)
+    last_line(forethought("bench", "--task", "chain", "--limit", 5, *words, "--out", tmp_path / "out"), part)
+
+
+def last_line(found: Result, part: str) -> None:
+    """A mistake that is noticed at work: under the bars of what was done, one line of our own."""
+    assert found.exit_code == 2, (found.exit_code, found.stderr)
+    (line,) = (line for line in found.stderr.splitlines() if line.startswith("forethought: "))
+    assert line == found.stderr.splitlines()[-1]
+    assert part in line
+    assert found.stdout == ""
+
+
+def test_a_server_that_takes_the_key_no_more_ends_a_bench_and_what_is_recorded_is_kept(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def say(prompt: str, so_far: str, seed: int) -> str:
+        if prompt.startswith("chain"):
+            asked.append(prompt)
+            if len(asked) == 6:
+                endpoint.key = "another"
+        return "answer: 1"
+
+    with Endpoint(say=say).serve() as endpoint:
+        words = ("bench", "--task", "chain", "--limit", 12, "--method", "greedy", "--out", tmp_path)
+        model = f"openai:toy@{endpoint.url}"
+        last_line(forethought(*words, "--model", model), "401")
+        done = [row["problem"] for row in told("runs", tmp_path / "run.sqlite") if row["status"] == "done"]
+        assert 0 < len(done) < 12
+        endpoint.key = None
+        before = len(asked)
+        cold()
+        (row,) = told(*words, "--model", model)["rows"]
+    assert (row["problems"], row["failures"]) == (12, 0)
+    assert before < len(asked) <= before + 12 - len(done)
+    assert not any(problem in prompt for problem in done for prompt in asked[before:])
+
+
+@pytest.mark.parametrize("failing", ["greedy", "sample"])
+def test_a_bench_without_a_single_outcome_fails(failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extend, count = Local.extend, 0
+
+    async def fails(self: Local, request: Any, call: Any) -> Any:
+        nonlocal count
+        if (request.temperature == 0) == (failing == "greedy"):
+            count += 1
+            raise ModelError(f"not now, for the time {count}")
+        return await extend(self, request, call)
+
+    monkeypatch.setattr(Local, "extend", fails)
+    found = forethought(*BENCH, "--out", tmp_path, "--json")
+    assert found.exit_code == 1
+    *_, line = found.stderr.splitlines()
+    assert re.fullmatch(
+        rf"forethought: all 5 problems of {failing}.* failed; the last: not now, for the time \d+", line
+    )
+    rows = json.loads((tmp_path / "summary.json").read_text())["rows"]
+    assert json.loads(found.stdout) == {"rows": rows}
+    assert sorted(row["failures"] for row in rows) == [0, 5]
+    assert {row["failures"]: row["error"] for row in rows} == {0: None, 5: line.partition("last: ")[2]}
 
 
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path: Path) -> None:

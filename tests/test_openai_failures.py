@@ -14,7 +14,7 @@ from forethought.core.errors import ModelError, UsageError
 from forethought.models import openai_wire
 from forethought.models.openai import OpenAI
 from forethought.models.protocol import Request
-from tests.servers import Endpoint, other_server, web_page
+from tests.servers import Endpoint, other_server, unpacked, web_page
 from tests.test_openai import FRUITS, STEP, call, probed
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +60,31 @@ async def test_nothing_is_asked_again_after_the_first_token_and_it_is_charged() 
     assert len(endpoint.bodies) == 1
     assert one.so_far is not None
     assert one.so_far.new_tokens == 1
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_that_is_not_packed_as_its_headers_say(status: int) -> None:
+    """On asyncio alone: trio warns of what httpx2 leaves unread then."""
+
+    async def asked() -> None:
+        async with await probed(endpoint) as model:
+            endpoint.failures = [(status, {"Content-Encoding": "gzip", "Content-Type": "text/event-stream"})]
+            with pytest.raises(ModelError, match="cannot be read"):
+                await model.extend(STEP, call())
+
+    with Endpoint().serve() as endpoint:
+        anyio.run(asked)
+    assert len(endpoint.bodies) == 1
+
+
+def test_a_server_all_of_whose_answers_cannot_be_read() -> None:
+    async def asked() -> None:
+        async with OpenAI("toy", url) as model:
+            with pytest.raises(UsageError, match=f"the answer of {url}/chat/completions cannot be read"):
+                await model.prepare()
+
+    with other_server(unpacked) as url:
+        anyio.run(asked)
 
 
 async def test_a_refused_call_costs_nothing() -> None:
@@ -132,6 +157,12 @@ def test_parse(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("openai:x", "openai:@http://h/v1", "openai:x@host:8000", "openai:x@http://"):
         with pytest.raises(UsageError, match="openai:MODEL@http"):
             OpenAI.parse(wrong)
+
+
+@pytest.mark.parametrize("url", ["http://host:port/v1", "http://[::1/v1", "http://-\u00e4../v1"])
+def test_what_is_no_address_is_refused_as_it_is_read(url: str) -> None:
+    with pytest.raises(UsageError, match=r"is no address .*; write it as http://host:8000/v1"):
+        OpenAI.parse(f"openai:x@{url}")
 
 
 def test_one_model_in_two_event_loops() -> None:

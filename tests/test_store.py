@@ -264,6 +264,26 @@ async def test_a_failed_write_is_told_to_all_who_wait_and_the_store_goes_on(stor
     assert [e.place for e in store.events(1)] == [(9,)]
 
 
+def test_what_is_not_written_or_not_as_it_was_is_told_by_the_file(store: RunStore) -> None:
+    row = store.begin("a", {})
+    store.trace(row.id).note(Event((1,), "resample"))
+    store.flush()
+    store._db.execute("UPDATE events SET cost = '{\"pounds\": 1}'")
+    with pytest.raises(UsageError, match=f"^cannot read {store.path}: "):
+        store.events(row.id)
+    store._db.execute("UPDATE runs SET spec = '{'")
+    with pytest.raises(UsageError, match=f"^cannot read {store.path}: "):
+        store.run(row.id)
+    store._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(UsageError, match=f"^cannot write to {store.path}: "):
+        store.begin("b", {})
+    with pytest.raises(ForethoughtError, match=f"^cannot write to {store.path}: "):
+        store.end(row.id, "done")
+    store.trace(row.id + 1).note(Event((1,), "resample"))
+    with pytest.raises(ForethoughtError, match=f"^cannot write to {store.path}: "):
+        store.flush()
+
+
 def test_one_store_serves_one_event_loop_after_another(store: RunStore) -> None:
     async def main(i: int) -> None:
         trace = store.trace(store.begin("a", {}).id)

@@ -355,6 +355,8 @@ def test_all_results_on_the_way_are_small_whole_numbers() -> None:
     ("**Final answer: 42**", "42"),
     ("Answer:\n42", "42"),
     ("answer: f(x)", "f(x)"),
+    ("answer: .5.", ".5"),
+    ("**Answer:** $.50", ".50"),
     ("  The   Whole\nText. ", "the whole text"),
     (r"cut off \boxed{42", r"cut off \boxed{42"),
     (r"\boxed{}", r"\boxed{}"),
@@ -398,3 +400,5 @@ def test_a_text_is_checked_against_a_reference_only() -> None:
     assert Text().correct("42", Problem("?", 42)) is True
     assert Text().correct("43", Problem("?", "42")) is False
     assert Text().correct("42", Problem("?")) is None
+    assert Text().correct(".5", Problem("?", ".5")) is True
+    assert Text().correct("5", Problem("?", ".5")) is False

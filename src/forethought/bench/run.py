@@ -48,7 +48,7 @@ async def run(
     """Run what the store does not have yet; return one row a method and selection.
 
     `done` is told of each problem that is finished. A problem whose model fails counts as wrong and as a failure, and is
-    tried again when the bench is run again.
+    tried again when the bench is run again; a row has the last one's `error`.
     """
     await prepare(bench.by.model)
     for method in bench.methods:
@@ -63,17 +63,25 @@ async def run(
 
 
 async def _all_problems(bench: Bench, method: Method, store: RunStore, done: Callable[[Method], None]) -> list[Outcome]:
+    """An outcome a problem. An error is raised alone, after the other problems are cancelled."""
     outcomes: list[Outcome] = [{}] * len(bench.problems)
+    errors: list[Exception] = []
     slots = anyio.CapacityLimiter(bench.concurrency)
 
-    async def solve(index: int) -> None:
-        async with slots:
-            outcomes[index] = await _one(bench, method, index, store)
-            done(method)
+    async def solve(index: int, siblings: anyio.CancelScope) -> None:
+        try:
+            async with slots:
+                outcomes[index] = await _one(bench, method, index, store)
+                done(method)
+        except Exception as error:  # noqa: BLE001 - not swallowed: the first is raised again below, alone
+            errors.append(error)
+            siblings.cancel()
 
     async with anyio.create_task_group() as tasks:
         for index in range(len(bench.problems)):
-            tasks.start_soon(solve, index)
+            tasks.start_soon(solve, index, tasks.cancel_scope)
+    if errors:
+        raise errors[0]
     return outcomes
 
 
@@ -136,6 +144,7 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
         "high": high,
         "problems": len(outcomes),
         "failures": len(outcomes) - len(readings),
+        "error": next((o["error"] for o in reversed(outcomes) if "error" in o), None),
         "wall_seconds": sum(o.get("seconds", 0.0) for o in outcomes),
         "mean": {name: value / max(len(readings), 1) for name, value in total._asdict().items()},
         "total": total._asdict(),
@@ -143,5 +152,5 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
 
 
 def open_store(folder: Path) -> RunStore:
-    folder.mkdir(parents=True, exist_ok=True)
+    """The store of a bench in its folder, which is made. Raises UsageError."""
     return RunStore(folder / "run.sqlite")

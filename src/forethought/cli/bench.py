@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from forethought.assembly import budget_of, by_of
 from forethought.bench.run import Bench, open_store, run
 from forethought.cli import show
+from forethought.cli.paths import write
+from forethought.core.errors import ForethoughtError
 from forethought.methods import Method, methods
 from forethought.models.protocol import Model
 from forethought.selection import selections
@@ -46,7 +49,7 @@ def run_bench(
     problems = [kind.problem(level, index) for index in range(limit)]
     bench = Bench(by, problems, programs, rules, budget_of(budget), seed)
     rows = measured(bench, out)
-    (out / "summary.json").write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    write(out / "summary.json", json.dumps({"rows": rows}, indent=2) + "\n")
     if json_:
         show.console.print_json(data={"rows": rows})
     else:
@@ -54,14 +57,24 @@ def run_bench(
             show.bench_table(rows, f"{task}, difficulty {level}, {limit} problems, budget {bench.budget}")
         )
         show.console.print(f"recorded in {out}/run.sqlite and {out}/summary.json")
+    check_measured(rows)
+
+
+def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A row all of whose problems failed measures nothing. Raises ForethoughtError with the last reason."""
+    for row in rows:
+        if row["failures"] == row["problems"]:
+            which = f"all {row['problems']} problems of {show.short(row['method'])}"
+            raise ForethoughtError(f"{which} failed; the last: {row['error']}")
 
 
 def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
     """Run a bench with a progress bar a method."""
+    store = open_store(out)
     with progress() as bars:
         ids = {repr(m): bars.add_task(show.short(repr(m)), total=len(bench.problems)) for m in bench.methods}
 
         def done(method: Method) -> None:
             bars.advance(ids[repr(method)])
 
-        return anyio.run(run, bench, open_store(out), done)
+        return anyio.run(run, bench, store, done)

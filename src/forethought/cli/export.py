@@ -10,7 +10,7 @@ import anyio
 
 from forethought.assembly import assemble, model_of
 from forethought.bench.export import chosen, exported, rule_of
-from forethought.cli.paths import default_store
+from forethought.cli.paths import default_store, write
 from forethought.cli.runs import opened
 from forethought.core.errors import UsageError
 from forethought.core.store import RunRow
@@ -32,10 +32,7 @@ def run_export(run: str, number: int | None, method: str | None, out: Path | Non
     if out is None:
         sys.stdout.writelines(lines)
         return
-    try:
-        out.write_text("".join(lines))
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error}") from None
+    write(out, "".join(lines))
 
 
 def parts_of(row: RunRow) -> Parts:

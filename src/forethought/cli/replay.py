@@ -11,6 +11,7 @@ from typing import Any
 from forethought.bench.recorded import grade_named, read
 from forethought.bench.replay import Order, Replay, Tallied, replay
 from forethought.cli import show
+from forethought.cli.paths import write
 from forethought.core.errors import UsageError
 
 COLUMNS = ("n", "accuracy", "95%", "drawn", "tokens", "pass@n", "ECE", "Brier", "AUC", "problems")
@@ -35,10 +36,7 @@ def run_replay(
     rules = select or ([] if method else ["majority"])
     found = replay(asked, list(dict.fromkeys(rules)), list(dict.fromkeys(method)), sizes_of(n))
     if out is not None:
-        try:
-            out.write_text(json.dumps([row for row, _ in found], indent=2) + "\n")
-        except OSError as error:
-            raise UsageError(f"cannot write {out}: {error}") from None
+        write(out, json.dumps([row for row, _ in found], indent=2) + "\n")
     show.console.print(f"{file}, {order} order", markup=False, highlight=False)
     for rule in dict.fromkeys(row["method"] or row["select"] for row, _ in found):
         rows = [cells(row, made) for row, made in found if rule == (row["method"] or row["select"])]

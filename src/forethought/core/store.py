@@ -6,7 +6,8 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -50,7 +51,10 @@ class _Batch:
 
 
 class RunStore:
-    """Many runs in one file. Writers of one process share commits; readers of other processes never wait."""
+    """Many runs in one file. Writers of one process share commits; readers of other processes never wait.
+
+    What cannot be read, or not begun, is a UsageError; what cannot be written later a ForethoughtError.
+    """
 
     def __init__(self, path: FilePath) -> None:
         """Open or create. Raises UsageError if the file is no run store or comes from another version."""
@@ -59,7 +63,7 @@ class RunStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, check_same_thread=False, timeout=30, isolation_level=None)
             self._open()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:  # a ValueError for a complaint that is itself no text
             raise UsageError(f"{path} is no run store: {error}") from None
         self._batch: _Batch | None = None  # collects
         self._writing: _Batch | None = None  # is on its way to the disk
@@ -100,20 +104,30 @@ class RunStore:
     def _pragma(self, name: str) -> int:
         return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
 
+    @contextmanager
+    def _told(self, kind: type[ForethoughtError], doing: str) -> Iterator[None]:
+        """Raise what SQLite complains of, or rows that nobody wrote like this, as `kind`."""
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise kind(f"cannot {doing} {self.path}: {error}") from None
+
     def begin(self, key: str, spec: Mapping[str, Any]) -> RunRow:
         """The run of this key: the one that is there, else a new one. A key names what is asked, so asking again resumes."""
-        with self._lock:
-            self._db.execute(
-                "INSERT OR IGNORE INTO runs (created, key, spec, status) VALUES (?, ?, ?, 'running')",
-                (time.time(), key, json.dumps(spec)),
-            )
-        (row,) = self._select("WHERE key = ?", key)
+        text = json.dumps(spec)
+        with self._told(UsageError, "write to"):
+            with self._lock:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO runs (created, key, spec, status) VALUES (?, ?, ?, 'running')",
+                    (time.time(), key, text),
+                )
+            (row,) = self._select("WHERE key = ?", key)
         return row
 
     def end(self, run: int, status: str, outcome: Mapping[str, Any] | None = None) -> None:
         text = None if outcome is None else json.dumps(outcome)
         self.flush()
-        with self._lock:
+        with self._lock, self._told(ForethoughtError, "write to"):
             self._db.execute("UPDATE runs SET status = ?, outcome = ? WHERE id = ?", (status, text, run))
 
     def runs(self) -> list[RunRow]:
@@ -126,18 +140,14 @@ class RunStore:
         return found[0]
 
     def _select(self, where: str, *values: Any) -> list[RunRow]:
-        rows = self._db.execute(f"SELECT id, created, key, spec, status, outcome FROM runs {where}", values)
-        return [RunRow(i, c, k, json.loads(spec), s, o and json.loads(o)) for i, c, k, spec, s, o in rows]
+        with self._told(UsageError, "read"):
+            rows = self._db.execute(f"SELECT id, created, key, spec, status, outcome FROM runs {where}", values)
+            return [RunRow(i, c, k, json.loads(spec), s, o and json.loads(o)) for i, c, k, spec, s, o in rows]
 
     def events(self, run: int) -> list[Event]:
-        rows = self._db.execute("SELECT place, kind, start, cost, data FROM events WHERE run = ?", (run,))
-        found = [
-            Event(
-                tuple(map(int, filter(None, place.split(".")))), kind, start, Cost(**json.loads(cost)), json.loads(data)
-            )
-            for place, kind, start, cost, data in rows
-        ]
-        return sorted(found, key=lambda e: e.place)
+        with self._told(UsageError, "read"):
+            rows = self._db.execute("SELECT place, kind, start, cost, data FROM events WHERE run = ?", (run,))
+            return sorted((_event(*row) for row in rows), key=lambda e: e.place)
 
     def trace(self, run: int) -> StoredTrace:
         """A trace that writes to this run and knows what is recorded of it."""
@@ -181,7 +191,8 @@ class RunStore:
         """Write what was only noted. Called when a run ends."""
         if self._batch is not None:
             rows, self._batch = self._batch.rows, None
-            self._insert(rows)
+            with self._told(ForethoughtError, "write to"):
+                self._insert(rows)
 
     def _insert(self, rows: list[tuple[Any, ...]]) -> None:
         with self._lock, self._db:  # rolled back if it fails
@@ -191,6 +202,11 @@ class RunStore:
     def close(self) -> None:
         self.flush()
         self._db.close()
+
+
+def _event(place: str, kind: str, start: float, cost: str, data: str) -> Event:
+    path = tuple(map(int, filter(None, place.split("."))))
+    return Event(path, kind, start, Cost(**json.loads(cost)), json.loads(data))
 
 
 class StoredTrace:

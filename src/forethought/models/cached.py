@@ -40,6 +40,7 @@ class Cached:
         except sqlite3.Error as error:
             raise UsageError(f"{path} is no file of recorded completions: {error}") from None
         self.model, self.path, self.physical_calls = model, Path(path), 0
+        self._introduced = False  # whether the file has this model's name and abilities
         self.name = model.name if model else name or self._only_name()
         self._abilities = frozenset[Ability]() if model else self._recorded_abilities()
 
@@ -86,9 +87,10 @@ class Cached:
 
     def _record(self, key: bytes, completion: Completion) -> None:
         row = (key, json.dumps(completion.cost), json.dumps(to_json(completion)))
-        if self.physical_calls == 1:  # only now: a model may learn its abilities from its first answer
+        if not self._introduced:  # only now: a model may learn its abilities from its first answer
             can = json.dumps(sorted(self.abilities))
             self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (self.name, can))
+            self._introduced = True
         self._db.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?)", row)
 
     def _only_name(self) -> str:
@@ -109,4 +111,6 @@ def _key(name: str, request: Request, seed: int) -> bytes:
     draft = request.draft
     asked: list[Any] = [name, seed, request.messages, draft.text, draft.ids, request.max_tokens, request.stop]
     asked += [request.temperature, request.top_p, request.min_p, request.logprobs, request.forced]
+    if request.schema is not None:  # recordings without one have the keys that they always had
+        asked.append(request.schema)
     return blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).digest()

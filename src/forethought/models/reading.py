@@ -76,7 +76,13 @@ def _token(entry: Any) -> str:
 def _from_gguf(path: Path) -> tuple[Any, Any, dict[str, str]]:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except ImportError:  # the extra `local` is missing
+        raise
+    except Exception as error:  # noqa: BLE001 - the reader of GGUF files raises what it likes
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise UsageError(f"{path} is no model file: cannot read its tokenizer ({reason})") from None
     specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     added = bool(getattr(tokenizer, "add_bos_token", False))
     specials["begin"] = _begin(tokenizer.backend_tokenizer, specials.get("bos_token", ""), added)

@@ -23,9 +23,12 @@ def boxed(text: str) -> str | None:
 
 
 def normalised(text: str) -> str:
-    """Lower case, single spaces, no thousands separators, no punctuation or mark-up around it."""
+    """Lower case, single spaces, no thousands separators, no punctuation or mark-up around it.
+
+    A dot at its beginning stays: it may be that of a number, as in `.5`.
+    """
     folded = re.sub(r"(?<=\d),(?=\d{3}\b)", "", " ".join(text.split()).casefold())
-    return folded.strip(" .,:;!$*`_")
+    return folded.lstrip(" ,:;!$*`_").rstrip(" .,:;!$*`_")
 
 
 class Text:
