@@ -187,6 +187,8 @@ def test_all_files_together_have_a_limit() -> None:
     "import builtins; builtins.exec = print; import sys; sys.exit()",
     "import atexit, os; atexit.register(os._exit, 0); raise SystemExit(0)",
     "import sys; sys.excepthook = lambda *e: None; 1 / 0",
+    "import builtins; builtins.exec = builtins.compile = lambda *a: None",
+    "import sys; sys._getframe(1).f_locals['parts'].clear()",
 ])  # fmt: skip
 def test_a_program_cannot_just_say_that_it_ended(text: str, kind: Kind) -> None:
     assert run_sync(Program((text, "assert False")), SMALL, kind).status in ("exited", "raised")
