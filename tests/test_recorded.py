@@ -113,6 +113,35 @@ def test_a_list_of_grades_is_made_one_by_the_selection(tmp_path: Path) -> None:
     assert [rows(two, "--select", "best", "--grade", g, "--n", "2")[0]["accuracy"] for g in "xy"] == [1, 0]
 
 
+@pytest.mark.parametrize("order", ["given", "shuffled"])
+def test_a_sample_without_a_text_is_a_text_of_its_own(order: str, tmp_path: Path) -> None:
+    given = [sample(a, mean_logprob=-p) for a, p in zip("aabbb", (0.9, 0.8, 0.7, 0.6, 0.5), strict=True)]
+    given += [sample(None, mean_logprob=-0.4)] * 2
+    apart = [one | {"text": str(i)} for i, one in enumerate(given)]
+    alike = [one | {"text": one["answer"] or ""} for one in given]
+    found = [
+        rows(
+            written(tmp_path / f"{i}.jsonl", line(own), line(alike)), "--select", "rpc", "--order", order, "--n", "3,7"
+        )
+        for i, own in enumerate((given, apart, alike))
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_texts_are_compared_only_where_they_are(tmp_path: Path) -> None:
+    file = written(tmp_path / "r.jsonl", line([sample("a", text="so a"), sample(None)]))
+    assert rows(file, "--select", "mbr(of=text)", "--select", "mbr", "--n", "2")
+    file = written(tmp_path / "r.jsonl", line([sample("a", text="so a"), sample("a")]))
+    for rule in (
+        "mbr(of=text)",
+        "mbr(utility=words, of=text)",
+        "abstain(of='mbr(of=text)')",
+        "conformal(of='mbr(of=text)')",
+    ):
+        (said,) = run(file, "--select", rule).stderr.splitlines()
+        assert said == f"forethought: {rule} needs the text of every sample that has an answer, and some have none"
+
+
 # random order
 
 

@@ -27,7 +27,7 @@ from forethought.tasks.protocol import Task
 from forethought.tasks.text import Text
 from forethought.verifiers import Comparer
 
-NO_ABILITIES = frozenset({"grades", "process", "instructions", "comparisons"})  # needs of something else than the model
+NO_ABILITIES = frozenset({"grades", "process", "instructions", "comparisons", "texts"})  # needs that no model declares
 DEFAULT_BUDGET = Budget({"tokens": 16_000, "seconds": 120})
 WAYS_ON = "pull a general model with `forethought pull smollm2` and pass --model smollm2, or name an endpoint with --model openai:MODEL@http://host:port/v1"
 

@@ -56,13 +56,17 @@ class Mathematical(Strings):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One problem with its samples: what each says (None: nothing), and whether that is right."""
+    """One problem with its samples: what each says (None: nothing), and whether that is right.
+
+    `textless` are the places of the samples whose texts are not recorded.
+    """
 
     task: Strings
     problem: Problem
     drafts: Sequence[Draft]
     said: Sequence[str | None]
     right: Sequence[bool]
+    textless: frozenset[int] = frozenset()
 
     @property
     def tokens(self) -> Sequence[int] | None:
@@ -143,7 +147,8 @@ class Line:
         first = classes_of([s["answer"] for s in row["samples"] if s["answer"] is not None], task, problem)
         said = [None if s["answer"] is None else first[s["answer"]] for s in row["samples"]]
         right = [self._right(sample, place, task, problem) for place, sample in enumerate(row["samples"], 1)]
-        return Recorded(task, problem, [self._draft(sample) for sample in row["samples"]], said, right)
+        textless = frozenset(i for i, sample in enumerate(row["samples"]) if "text" not in sample)
+        return Recorded(task, problem, [self._draft(sample) for sample in row["samples"]], said, right, textless)
 
     def _right(self, sample: Mapping[str, Any], place: int, task: Strings, problem: Problem) -> bool:
         if "correct" in sample or sample["answer"] is None:
@@ -157,12 +162,11 @@ class Line:
         return told
 
     def _draft(self, sample: Mapping[str, Any]) -> Draft:
-        text = sample.get("text", "" if sample["answer"] is None else sample["answer"])
         told = "new_tokens" in sample
         cost = Cost(calls=1, new_tokens=sample["new_tokens"], critical_tokens=sample["new_tokens"]) if told else Cost()
         logprobs = (float(sample["mean_logprob"]),) if "mean_logprob" in sample else ()
         grades = MappingProxyType({name: as_grade(value) for name, value in sample.get("grades", {}).items()})
-        return Draft(None, text, (), logprobs, cost.new_tokens, "end", cost, grades)
+        return Draft(None, sample.get("text", ""), (), logprobs, cost.new_tokens, "end", cost, grades)
 
 
 def as_grade(value: Any) -> Grade:
@@ -208,5 +212,6 @@ class Table:
         said = [answer for p in problems for answer in p.said]
         start = size.cumsum() - size
         position = np.arange(len(drafts)) - start[owner] if drafts else np.zeros(0, dtype=np.intp)
-        pool = Pool(drafts, said, np.array(answer, dtype=np.intp), position, owner, grade)
+        textless = frozenset(int(at) + i for p, at in zip(problems, start, strict=True) for i in p.textless)
+        pool = Pool(drafts, said, np.array(answer, dtype=np.intp), position, owner, grade, textless)
         return cls(pool, start, size, right[:, :-1])

@@ -141,6 +141,8 @@ def counting(spelling: str, table: Table) -> Tallying:
         raise UsageError(f"{spelling} needs grades, and no sample has any")
     if "logprobs" in rule.needs and np.isnan(table.pool.logprob).all():
         raise UsageError(f"{spelling} needs the mean_logprob of samples, and none has it")
+    if "texts" in rule.needs and any(table.pool.said[i] is not None for i in table.pool.textless):
+        raise UsageError(f"{spelling} needs the text of every sample that has an answer, and some have none")
     return rule
 
 
