@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,8 @@ def read(path: Path, grade: str | None = None) -> list[Recorded]:
 
 
 def number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is finite, and no whole number beyond all floats."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def steps(value: Any) -> bool:
@@ -103,7 +104,7 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "answer": ("a string or null", lambda v: v is None or isinstance(v, str)),
     "text": ("a string", lambda v: isinstance(v, str)),
     "correct": ("true or false", lambda v: isinstance(v, bool)),
-    "new_tokens": ("a whole number, at least 0", lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0),
+    "new_tokens": ("a whole number, at least 0", lambda v: isinstance(v, int) and number(v) and v >= 0),
     "mean_logprob": ("a number, at most 0", lambda v: number(v) and v <= 0),
     "grades": (
         "an object of numbers or lists of numbers",
@@ -151,6 +152,8 @@ class Line:
         return Recorded(task, problem, [self._draft(sample) for sample in row["samples"]], said, right, textless)
 
     def _right(self, sample: Mapping[str, Any], place: int, task: Strings, problem: Problem) -> bool:
+        if sample["answer"] is None and sample.get("correct"):
+            self.wrong(f"sample {place}: expected correct to be false where answer is null, not true")
         if "correct" in sample or sample["answer"] is None:
             return bool(sample.get("correct", False))
         told = task.correct(sample["answer"], problem)
