@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from forethought.bench.replay import Replay, replay
 from forethought.bench.stats import brier, calibration_error
 from forethought.cli.app import app
 from forethought.core.errors import UsageError
+from forethought.selection import selections
 from tests.test_cli import at_home, models, told  # noqa: F401
 
 ROW = {
     "select", "method", "n", "accuracy", "low", "high", "mean_samples", "mean_new_tokens", "coverage", "ece", "problems",
+    "fitted",
 }  # fmt: skip
 
 
@@ -237,6 +240,15 @@ def test_what_is_fitted_is_fitted_to_other_problems(tmp_path: Path) -> None:
     plain, held = rows(test, "--select", "majority", "--select", "abstain(risk=0.15)", "--n", "8", "--fit", train)
     assert held["accuracy"] < plain["accuracy"]
     assert held["ece"] is not None
+    assert plain["fitted"] is None
+    learnt = selections.parse(held["fitted"])
+    assert learnt == replace(selections.parse("abstain(risk=0.15)"), threshold=learnt.threshold)  # type: ignore[type-var, attr-defined]
+    (again,) = rows(test, "--select", held["fitted"], "--n", "8")
+    assert [again[key] for key in ("accuracy", "ece", "fitted")] == [held["accuracy"], held["ece"], None]
+    words = ("--select", "majority", "--select", "abstain(risk=0.15)", "--n", "8", "--fit", train)
+    assert [line for line in run(test, *words).stdout.splitlines() if line.startswith("n=8")] == [
+        f"n=8, fitted: {held['fitted']}"
+    ]
     assert rows(test, "--select", "abstain(risk=0.15)", "--n", "8")[0]["accuracy"] == plain["accuracy"]
 
 
