@@ -61,7 +61,7 @@ async def measure(spelling: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("spelling", [
     "fractured(n=2, cuts=1)", "confidence-stop(n=2, threshold=2)", "confidence-stop(n=1, threshold=2, every=2)",
-    "budget-forcing(n=2)", "budget-forcing(n=1, waits=0)", "eager(n=1)", "eager(n=3, entropy=3)",
+    "budget-forcing(n=2, most=3)", "budget-forcing(n=1, waits=0, most=9)", "eager(n=1)", "eager(n=3, entropy=3)",
 ])  # fmt: skip
 async def test_where_nothing_is_cut_forked_or_forced_drafts_are_the_models(spelling: str) -> None:
     assert await measure(spelling) == pytest.approx(texts(), rel=1e-9)
@@ -230,6 +230,18 @@ def test_no_draft_thinks_longer_than_it_may(most: int, waits: int, n: int) -> No
         thought, _, _ = particle.state.text.partition("answer:")
         assert len([w for w in thought.split() if w != "Wait"]) <= most
         assert thought.count("Wait") == min(waits, (most - 1) // 3)
+
+
+@pytest.mark.parametrize(("step", "thought"), [(4, 8), (1, 11), (11, 1), (12, 1), (99, 1)])
+async def test_endless_thinking_leaves_room_for_an_answer(step: int, thought: int) -> None:
+    class Short(Lines):
+        step_tokens, draft_tokens = step, 12
+
+    def endless(prompt: str, so_far: str, seed: int) -> str:
+        return "7" if so_far.endswith("answer: ") else " think" * 99
+
+    (particle,), _ = await populated("budget-forcing", By(Scripted(endless), Short()))
+    assert (particle.state.text, particle.state.finished) == (" " + "think " * thought + "\nanswer: 7", True)
 
 
 async def test_a_draft_that_ends_without_thinking_is_left_alone() -> None:

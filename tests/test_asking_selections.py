@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable
@@ -16,13 +17,14 @@ from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.core.trace import MemoryTrace
-from forethought.methods import By
+from forethought.methods import By, methods
 from forethought.models.price import Price
 from forethought.models.scripted import Scripted
 from forethought.selection import Verdict, selections
 from forethought.selection.information import divergence, information, most_likely
 from forethought.selection.llm_choice import choice
 from forethought.solving import Parts, check
+from forethought.tasks import GENERATED
 from forethought.tasks.text import Text
 from forethought.verifiers import verifiers
 from forethought.verifiers.asking import given
@@ -195,8 +197,6 @@ async def test_a_real_judge_decides_a_tournament() -> None:
 def test_what_asks_says_what_it_needs() -> None:
     def refused(select: str, model: object, verifier: object = None) -> str:
         by = By(model, Text(), verifier)  # type: ignore[arg-type]
-        from forethought.methods import methods
-
         with pytest.raises(UsageError) as error:
             check(ASKED, Parts(by, methods.parse("sample"), selections.parse(select)))
         return str(error.value)
@@ -252,6 +252,31 @@ async def test_skeletons_stay_inside_the_budget(calls: int) -> None:
     assert model.spent.calls == at.account.spent.calls <= calls
     assert at.run.short
     assert calls or found.answer is None
+
+
+async def test_answers_to_skeletons_are_not_graded() -> None:
+    model, at, verifier = Scripted(reads), Scope.root(Run(Seeded(1))), Given({"answer: 4": 0.9})
+    by = By(model, Text(), verifier, grade_drafts=True)
+    await selections.parse("abstain(test=information, of=best)")(drafts(*["4"] * 3), ASKED, by, at)
+    assert (model.spent.calls, verifier.asked) == (30, ["answer: 4"] * 3)
+
+
+async def test_skeletons_for_which_there_is_no_time_are_left_out_and_said() -> None:
+    model, at = Scripted(reads, latency=0.2), Scope.root(Run(Seeded(1), seconds=0.3))
+    await chosen("abstain(test=information, n=2)", drafts(*["4"] * 16), model, at)
+    assert at.run.short
+    assert model.spent.calls <= 4  # the second skeleton is cut off, a third is not begun
+
+
+def test_masked_problems_are_for_models_that_read_them() -> None:
+    class Reasoner(ToyModel):
+        name = "reasoner"
+
+    chain, method = GENERATED["chain"], methods.parse("sample")
+    for spelling, refused in (("abstain", False), ("abstain(test=information)", True)):
+        parts = Parts(By(Reasoner(Seeded(0)), chain), method, selections.parse(spelling))
+        with pytest.raises(UsageError, match="reads instructions") if refused else contextlib.nullcontext():
+            check(chain.problem(1, 0), parts)
 
 
 # only frequent answers are graded

@@ -284,6 +284,22 @@ async def test_the_verifier_reads_the_box() -> None:
     assert math.oracle(TASK)
 
 
+async def test_a_library_that_does_not_import_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("math_verify")
+    pytest.importorskip("z3")
+    from forethought.verifiers import prover
+
+    for module in (equality, prover):
+        monkeypatch.setattr(module, "workers", module.workers.__wrapped__)
+    for name in ("math_verify", "z3"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('half of it')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(UsageError, match="ImportError: half of it"):
+        await equal("x+1", "1+x")
+    with pytest.raises(UsageError, match="ImportError: half of it"):
+        await prover.label("conclusion: A")
+
+
 async def test_without_the_library_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equality.importlib.util, "find_spec", lambda name: None)
     equality.workers.cache_clear()

@@ -447,6 +447,16 @@ CATS = "premise: forall x (Cat(x) -> Animal(x))\npremise: Cat(tom)\n"
     ("premise: f(a) = b\nconclusion: f(a, b) = b", "error"),
     ("conclusion: " + "(" * 5000 + "A", "error"),
     ("conclusion: " + "not " * 5000 + "A", "error"),
+    ("conclusion: " + "A -> " * 1000 + "A", "error"),
+    ("conclusion: P(" + "f(" * 1000 + "a" + ")" * 1001, "error"),
+    ("conclusion: " + "A and " * 1000 + "A", "error"),
+    ("conclusion: forall " + ", ".join(f"x{i}" for i in range(1000)) + ". A", "error"),
+    ("premise: A\nconclusion: " + "A -> " * 200 + "A", "true"),
+    ("premise: A\nconclusion: " + "A and " * 200 + "A", "true"),
+    ("premise: A\nconclusion: forall " + ", ".join(f"x{i}" for i in range(200)) + ". A", "true"),
+    ("conclusion: P(" + "f(" * 98 + "a" + ")" * 99, "uncertain"),
+    ("conclusion: " + "(" * 99 + "A" + ")" * 99, "uncertain"),
+    ("conclusion: " + "(" * 99 + "P(a) and " * 200 + "P(" + "f(" * 98 + "a" + ")" * 99 + ")" * 99, "error"),
 ])  # fmt: skip
 def test_what_follows(text: str, found: str) -> None:
     pytest.importorskip("z3")

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from forethought.bench.replay import Replay, replay
 from forethought.bench.stats import brier, calibration_error
 from forethought.cli.app import app
 from forethought.core.errors import UsageError
+from forethought.selection import selections
 from tests.test_cli import at_home, models, told  # noqa: F401
 
 ROW = {
     "select", "method", "n", "accuracy", "low", "high", "mean_samples", "mean_new_tokens", "coverage", "ece", "problems",
+    "fitted",
 }  # fmt: skip
 
 
@@ -111,6 +114,35 @@ def test_a_list_of_grades_is_made_one_by_the_selection(tmp_path: Path) -> None:
     )
     assert "say which with --grade" in run(two, "--select", "best").stderr
     assert [rows(two, "--select", "best", "--grade", g, "--n", "2")[0]["accuracy"] for g in "xy"] == [1, 0]
+
+
+@pytest.mark.parametrize("order", ["given", "shuffled"])
+def test_a_sample_without_a_text_is_a_text_of_its_own(order: str, tmp_path: Path) -> None:
+    given = [sample(a, mean_logprob=-p) for a, p in zip("aabbb", (0.9, 0.8, 0.7, 0.6, 0.5), strict=True)]
+    given += [sample(None, mean_logprob=-0.4)] * 2
+    apart = [one | {"text": str(i)} for i, one in enumerate(given)]
+    alike = [one | {"text": one["answer"] or ""} for one in given]
+    found = [
+        rows(
+            written(tmp_path / f"{i}.jsonl", line(own), line(alike)), "--select", "rpc", "--order", order, "--n", "3,7"
+        )
+        for i, own in enumerate((given, apart, alike))
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_texts_are_compared_only_where_they_are(tmp_path: Path) -> None:
+    file = written(tmp_path / "r.jsonl", line([sample("a", text="so a"), sample(None)]))
+    assert rows(file, "--select", "mbr(of=text)", "--select", "mbr", "--n", "2")
+    file = written(tmp_path / "r.jsonl", line([sample("a", text="so a"), sample("a")]))
+    for rule in (
+        "mbr(of=text)",
+        "mbr(utility=words, of=text)",
+        "abstain(of='mbr(of=text)')",
+        "conformal(of='mbr(of=text)')",
+    ):
+        (said,) = run(file, "--select", rule).stderr.splitlines()
+        assert said == f"forethought: {rule} needs the text of every sample that has an answer, and some have none"
 
 
 # random order
@@ -208,6 +240,15 @@ def test_what_is_fitted_is_fitted_to_other_problems(tmp_path: Path) -> None:
     plain, held = rows(test, "--select", "majority", "--select", "abstain(risk=0.15)", "--n", "8", "--fit", train)
     assert held["accuracy"] < plain["accuracy"]
     assert held["ece"] is not None
+    assert plain["fitted"] is None
+    learnt = selections.parse(held["fitted"])
+    assert learnt == replace(selections.parse("abstain(risk=0.15)"), threshold=learnt.threshold)  # type: ignore[type-var, attr-defined]
+    (again,) = rows(test, "--select", held["fitted"], "--n", "8")
+    assert [again[key] for key in ("accuracy", "ece", "fitted")] == [held["accuracy"], held["ece"], None]
+    words = ("--select", "majority", "--select", "abstain(risk=0.15)", "--n", "8", "--fit", train)
+    assert [line for line in run(test, *words).stdout.splitlines() if line.startswith("n=8")] == [
+        f"n=8, fitted: {held['fitted']}"
+    ]
     assert rows(test, "--select", "abstain(risk=0.15)", "--n", "8")[0]["accuracy"] == plain["accuracy"]
 
 
@@ -234,6 +275,11 @@ GOOD = line([sample("a")])
     (line([sample("a", mean_logprob=float("nan"))]), "expected mean_logprob to be a number, at most 0, not NaN"),
     (line([sample("a", grades={"g": []})]), "expected grades to be an object of numbers or lists of numbers"),
     (line([sample("a", grades={"g": [1, None]})]), "expected grades to be"),
+    (line([sample("a"), sample(None, correct=True)]), "sample 2: expected correct to be false where answer is null, not true"),
+    (line([sample("a", mean_logprob=-(10**400))]), "expected mean_logprob to be a number, at most 0, not -1000"),
+    (line([sample("a", grades={"g": 10**400})]), "expected grades to be an object of numbers"),
+    (line([sample("a", grades={"g": [1, 10**400]})]), "expected grades to be an object of numbers"),
+    (line([sample("a", new_tokens=10**400)]), "expected new_tokens to be a whole number"),
     (line([sample("a", text=None)]), "expected text to be a string, not null"),
     (line([sample("a")], None), "sample 1: expected correct, true or false"),
     (line([sample("a")], "a", "unheard-of"), "sample 1: expected correct, true or false"),

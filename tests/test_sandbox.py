@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
@@ -187,6 +188,8 @@ def test_all_files_together_have_a_limit() -> None:
     "import builtins; builtins.exec = print; import sys; sys.exit()",
     "import atexit, os; atexit.register(os._exit, 0); raise SystemExit(0)",
     "import sys; sys.excepthook = lambda *e: None; 1 / 0",
+    "import builtins; builtins.exec = builtins.compile = lambda *a: None",
+    "import sys; sys._getframe(1).f_locals['parts'].clear()",
 ])  # fmt: skip
 def test_a_program_cannot_just_say_that_it_ended(text: str, kind: Kind) -> None:
     assert run_sync(Program((text, "assert False")), SMALL, kind).status in ("exited", "raised")
@@ -307,6 +310,25 @@ def test_a_worker_that_dies_is_told_and_replaced() -> None:
     for _ in range(2):
         with pytest.raises(ModelError, match="died"):
             workers.call([3], 20)
+
+
+@pytest.mark.parametrize(("target", "library", "reason"), [
+    ("broken:f", "", "RuntimeError: no good"),
+    ("operator:add", "broken", "RuntimeError: no good"),
+    ("nowhere:f", "", "ModuleNotFoundError: No module named 'nowhere'"),
+    ("operator:nothing", "", "AttributeError: .*'nothing'"),
+    ("dying:f", "", "its process died"),
+])  # fmt: skip
+def test_a_worker_that_cannot_start_says_why(
+    target: str, library: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.py").write_text("raise RuntimeError('no\\ngood')")
+    (tmp_path / "dying.py").write_text("import os; os._exit(3)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    workers = Workers(target, 1, library=library)
+    for _ in range(2):
+        with pytest.raises(UsageError, match=f"^{target} cannot be run here: {reason}$"):
+            workers.call([1, 2], 20)
 
 
 def test_what_a_library_prints_is_no_answer() -> None:

@@ -137,6 +137,19 @@ async def test_dropped_drafts_are_noted() -> None:
         await solve_with(parts, CHAIN, 0)
 
 
+@pytest.mark.parametrize(("verifier", "select", "noted"), [
+    ("code(sandbox=plain)", "best", True), ("agreement(sandbox=plain)", "best", True),
+    ("code(sandbox=plain)", "majority", False), ("exact", "best", False),
+])  # fmt: skip
+async def test_a_sandbox_without_walls_is_noted(verifier: str, select: str, noted: bool) -> None:
+    problem = Problem("Add.", "assert 1 + 1 == 2")
+    by = {"model": model(lambda prompt, so_far, seed: "```python\nprint(2)\n```\nanswer: 2"), "verifier": verifier}
+    found = await solve(problem, method="sample(n=2)", select=select, **by)
+    kind = verifier.partition("(")[0]
+    weaker = f"{kind} ran programs with sandbox=plain, which is weaker: no walls, only limits"
+    assert found.notes == ([weaker] if noted else [])
+
+
 # budgets
 
 

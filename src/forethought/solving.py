@@ -25,11 +25,10 @@ from forethought.models.price import Price
 from forethought.models.protocol import Loads, Model
 from forethought.selection import Selection, Verdict, wants_grades
 from forethought.tasks import GENERATED
-from forethought.tasks.protocol import Task
 from forethought.tasks.text import Text
 from forethought.verifiers import Comparer
 
-NO_ABILITIES = frozenset({"grades", "process", "instructions", "comparisons"})  # needs of something else than the model
+NO_ABILITIES = frozenset({"grades", "process", "instructions", "comparisons", "texts"})  # needs that no model declares
 DEFAULT_BUDGET = Budget({"tokens": 16_000, "seconds": 120})
 WAYS_ON = "pull a general model with `forethought pull smollm2` and pass --model smollm2, or name an endpoint with --model openai:MODEL@http://host:port/v1"
 
@@ -209,16 +208,19 @@ class Made:
             seed,
             parts.spec(),
             bool(verifier and verifier.oracle(parts.by.task)),
-            notes(parts.by.task, self),
+            notes(parts.by, self),
             run,
             self.at.run.trace,
         )
 
 
-def notes(task: Task, made: Made) -> list[str]:
-    found = []
+def notes(by: By, made: Made) -> list[str]:
+    """What a reader of the solution should know besides, one line each."""
+    found, verifier = [], by.verifier
     finished = [p.state.text for p in made.population if p.state.finished]
-    if isinstance(task, Text) and len(finished) > 1 and not any(map(task.short_answer, finished)):
+    if verifier and getattr(verifier, "sandbox", None) == "plain" and made.at.cost().verifier_calls:
+        found.append(f"{verifier.name} ran programs with sandbox=plain, which is weaker: no walls, only limits")
+    if isinstance(by.task, Text) and len(finished) > 1 and not any(map(by.task.short_answer, finished)):
         found.append("no draft states a short answer, so whole texts were compared and votes cannot merge")
     if made.at.run.dropped:
         found.append(f"{made.at.run.dropped} failed drafts were dropped")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +56,17 @@ class Mathematical(Strings):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One problem with its samples: what each says (None: nothing), and whether that is right."""
+    """One problem with its samples: what each says (None: nothing), and whether that is right.
+
+    `textless` are the places of the samples whose texts are not recorded.
+    """
 
     task: Strings
     problem: Problem
     drafts: Sequence[Draft]
     said: Sequence[str | None]
     right: Sequence[bool]
+    textless: frozenset[int] = frozenset()
 
     @property
     def tokens(self) -> Sequence[int] | None:
@@ -84,7 +88,8 @@ def read(path: Path, grade: str | None = None) -> list[Recorded]:
 
 
 def number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is finite, and no whole number beyond all floats."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def steps(value: Any) -> bool:
@@ -99,7 +104,7 @@ KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "answer": ("a string or null", lambda v: v is None or isinstance(v, str)),
     "text": ("a string", lambda v: isinstance(v, str)),
     "correct": ("true or false", lambda v: isinstance(v, bool)),
-    "new_tokens": ("a whole number, at least 0", lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0),
+    "new_tokens": ("a whole number, at least 0", lambda v: isinstance(v, int) and number(v) and v >= 0),
     "mean_logprob": ("a number, at most 0", lambda v: number(v) and v <= 0),
     "grades": (
         "an object of numbers or lists of numbers",
@@ -143,9 +148,12 @@ class Line:
         first = classes_of([s["answer"] for s in row["samples"] if s["answer"] is not None], task, problem)
         said = [None if s["answer"] is None else first[s["answer"]] for s in row["samples"]]
         right = [self._right(sample, place, task, problem) for place, sample in enumerate(row["samples"], 1)]
-        return Recorded(task, problem, [self._draft(sample) for sample in row["samples"]], said, right)
+        textless = frozenset(i for i, sample in enumerate(row["samples"]) if "text" not in sample)
+        return Recorded(task, problem, [self._draft(sample) for sample in row["samples"]], said, right, textless)
 
     def _right(self, sample: Mapping[str, Any], place: int, task: Strings, problem: Problem) -> bool:
+        if sample["answer"] is None and sample.get("correct"):
+            self.wrong(f"sample {place}: expected correct to be false where answer is null, not true")
         if "correct" in sample or sample["answer"] is None:
             return bool(sample.get("correct", False))
         told = task.correct(sample["answer"], problem)
@@ -157,12 +165,11 @@ class Line:
         return told
 
     def _draft(self, sample: Mapping[str, Any]) -> Draft:
-        text = sample.get("text", "" if sample["answer"] is None else sample["answer"])
         told = "new_tokens" in sample
         cost = Cost(calls=1, new_tokens=sample["new_tokens"], critical_tokens=sample["new_tokens"]) if told else Cost()
         logprobs = (float(sample["mean_logprob"]),) if "mean_logprob" in sample else ()
         grades = MappingProxyType({name: as_grade(value) for name, value in sample.get("grades", {}).items()})
-        return Draft(None, text, (), logprobs, cost.new_tokens, "end", cost, grades)
+        return Draft(None, sample.get("text", ""), (), logprobs, cost.new_tokens, "end", cost, grades)
 
 
 def as_grade(value: Any) -> Grade:
@@ -208,5 +215,6 @@ class Table:
         said = [answer for p in problems for answer in p.said]
         start = size.cumsum() - size
         position = np.arange(len(drafts)) - start[owner] if drafts else np.zeros(0, dtype=np.intp)
-        pool = Pool(drafts, said, np.array(answer, dtype=np.intp), position, owner, grade)
+        textless = frozenset(int(at) + i for p, at in zip(problems, start, strict=True) for i in p.textless)
+        pool = Pool(drafts, said, np.array(answer, dtype=np.intp), position, owner, grade, textless)
         return cls(pool, start, size, right[:, :-1])

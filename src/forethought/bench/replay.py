@@ -52,7 +52,10 @@ NOTHING = Calibration(math.nan, math.nan, math.nan)
 
 @dataclass(slots=True, eq=False)
 class Tallied:
-    """What has been counted for one row of the result: of each problem, and of each of its choices of samples."""
+    """What has been counted for one row of the result: of each problem, and of each of its choices of samples.
+
+    `fitted` is the spelling of the selection that was counted by, where it was fitted.
+    """
 
     credit: list[float] = field(default_factory=list)
     samples: list[float] = field(default_factory=list)
@@ -61,6 +64,7 @@ class Tallied:
     right: list[Numbers] = field(default_factory=list)
     weight: list[Numbers] = field(default_factory=list)
     calibration: Calibration = NOTHING
+    fitted: str | None = None
 
     def row(self, coverage: float) -> dict[str, Any]:
         low, high = interval(self.credit)
@@ -74,6 +78,7 @@ class Tallied:
             "coverage": coverage,
             "ece": None if math.isnan(self.calibration.ece) else self.calibration.ece,
             "problems": len(self.credit),
+            "fitted": self.fitted,
         }
 
     def close(self) -> None:
@@ -108,7 +113,10 @@ def replay(
     programs = {spelling: methods.parse(spelling) for spelling in method}
     found = {(spelling, n): Tallied() for spelling in (*rules, *programs) for n in sizes}
     for n in sizes:
-        count({found[spelling, n]: fitted(rule, asked, n) for spelling, rule in rules.items()}, table, asked, n)
+        learnt = {spelling: fitted(rule, asked, n) for spelling, rule in rules.items()}
+        count({found[spelling, n]: rule for spelling, rule in learnt.items()}, table, asked, n)
+        for spelling, rule in learnt.items():
+            found[spelling, n].fitted = None if rule is rules[spelling] else repr(rule)
     for spelling, program in programs.items():
         for n in sizes:
             anyio.run(perform, found[spelling, n], with_n(program, n), table, asked, n)
@@ -141,6 +149,8 @@ def counting(spelling: str, table: Table) -> Tallying:
         raise UsageError(f"{spelling} needs grades, and no sample has any")
     if "logprobs" in rule.needs and np.isnan(table.pool.logprob).all():
         raise UsageError(f"{spelling} needs the mean_logprob of samples, and none has it")
+    if "texts" in rule.needs and any(table.pool.said[i] is not None for i in table.pool.textless):
+        raise UsageError(f"{spelling} needs the text of every sample that has an answer, and some have none")
     return rule
 
 

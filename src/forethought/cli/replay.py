@@ -41,6 +41,11 @@ def run_replay(
     for rule in dict.fromkeys(row["method"] or row["select"] for row, _ in found):
         rows = [cells(row, made) for row, made in found if rule == (row["method"] or row["select"])]
         show.console.print(show.table(COLUMNS, rows, f"\n{rule}"))
+        for row, _ in found:
+            if row["fitted"] and row["select"] == rule:  # a line of its own, to be copied whole
+                show.console.print(
+                    f"n={row['n']}, fitted: {row['fitted']}", markup=False, highlight=False, soft_wrap=True
+                )
 
 
 def sizes_of(text: str | None) -> list[int] | None:

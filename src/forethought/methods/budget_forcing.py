@@ -39,9 +39,11 @@ class BudgetForcing:
     """Budget forcing (s1): think no longer than `most` tokens, and not just once.
 
     Thinking ends at the text `end`. The first `waits` times the model writes it, it is taken back and `wait` is put in its
-    place. A draft that has thought `most` tokens (default: the task's cap on drafts) is told `final` and has to answer.
-    A draft that ends without `end` is left as it is. `n` drafts side by side.
-    Law: greedy; the drafts hold words that the model did not choose. `waits=0, most=None` is `sample(n)`.
+    place. A draft that has thought `most` tokens is told `final` and has to answer; by default these are the tokens of the
+    task's cap on drafts less those of one step, the room for the answer. A draft that ends without `end` is left as it is.
+    `n` drafts side by side.
+    Law: greedy; the drafts hold words that the model did not choose. With `waits=0` and `most` at the task's cap on drafts,
+    which leaves no room to tell them anything, it is `sample(n)`.
     Constants: `Wait` and 1, 2, 4 or 6 times are published. What ends thinking belongs to the model: the default is how the
     shipped tasks begin their answers; think-token models need `end='</think>', final='</think>Final Answer:'`. The embedded
     reasoner never learned to go on after an answer, and has no capital letters.
@@ -67,7 +69,8 @@ class BudgetForcing:
         require(self.temperature >= 0, f"budget-forcing: temperature must be at least 0, not {self.temperature}")
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
-        most = min(self.most or by.task.draft_tokens, by.task.draft_tokens)
+        room = max(by.task.draft_tokens - by.task.step_tokens, 1)
+        most = min(self.most or room, by.task.draft_tokens)
         think = Think(by.piece(problem, self.temperature, stop=(self.end,)), most)
         pop = await each(branch([Particle(ROOT)], [self.n]), think, at)
         for _ in range(self.waits):

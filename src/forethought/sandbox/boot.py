@@ -60,12 +60,17 @@ def refuse(code: bytes) -> bool:
 
 
 def run(parts: list[str], name: str) -> str:
-    """Run the parts one after another as one module; how it ended."""
+    """Run the parts one after another as one module; how it ended.
+
+    Nothing that decides which parts run is looked up once one of them has run: what a part replaces is its own affair.
+    """
     module = sys.modules[name] = types.ModuleType(name)
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # `site`, which has them, is not loaded
+    execute = exec
     try:
-        for part in parts:
-            exec(compile(part, "program", "exec"), module.__dict__)
+        codes = tuple(compile(part, "program", "exec") for part in parts)
+        for code in codes:
+            execute(code, module.__dict__)
     except MemoryError:
         return "memory"
     except SystemExit:

@@ -25,7 +25,7 @@ PLAIN = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300})?")
 async def equal(reference: str, answer: str, seconds: float = 3.0) -> bool | None:
     """Whether `answer` is mathematically the `reference`; None where that takes too long or cannot be told.
 
-    Raises UsageError where math-verify is not installed.
+    Raises UsageError where math-verify is not installed or does not import.
     """
     known = at_once(reference, answer)
     if known is not None:
@@ -64,7 +64,7 @@ def folded(text: str) -> str:
 def workers() -> Workers:
     if importlib.util.find_spec("math_verify") is None:
         raise UsageError("mathematical equality needs math-verify: pip install 'forethought[math]'")
-    return Workers("forethought.sandbox.equality:verified")
+    return Workers("forethought.sandbox.equality:verified", library="math_verify")
 
 
 @functools.lru_cache(maxsize=65536)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from forethought.core.errors import ModelError
+from forethought.core.errors import ModelError, UsageError
 
 START = 60.0  # seconds that a worker may take to import its library on a busy machine
 SERVE = "import sys; from forethought.sandbox.worker import serve; serve(*sys.argv[1:])"
@@ -23,16 +23,20 @@ SERVE = "import sys; from forethought.sandbox.worker import serve; serve(*sys.ar
 class Workers:
     """Calls of one function (`module:name`, JSON in and out), each in one of `size` processes, within a time limit.
 
-    Processes start when they are needed and stay; they end with this one. Calls may come from any thread.
+    Processes start when they are needed, import the function's `library` first, and stay; they end with this one. Calls
+    may come from any thread.
     """
 
-    def __init__(self, target: str, size: int = 2, memory: int = 2 << 30) -> None:
+    def __init__(self, target: str, size: int = 2, memory: int = 2 << 30, library: str = "") -> None:
         self._free: queue.LifoQueue[Worker] = queue.LifoQueue()  # the one used last is warm
         for _ in range(size):
-            self._free.put(Worker(target, memory))
+            self._free.put(Worker(target, memory, library))
 
     def call(self, arguments: list[Any], seconds: float) -> Any:
-        """The function's result. Raises TimeoutError after `seconds`, ModelError if it raised or its process died."""
+        """The function's result. Raises TimeoutError after `seconds`, ModelError if it raised or its process died.
+
+        Raises UsageError where no process can be started: the next call would fare no better.
+        """
         worker = self._free.get()
         try:
             return worker.call(arguments, seconds)
@@ -43,8 +47,8 @@ class Workers:
 class Worker:
     """One process, used by one thread at a time."""
 
-    def __init__(self, target: str, memory: int) -> None:
-        self._target, self._memory = target, memory
+    def __init__(self, target: str, memory: int, library: str) -> None:
+        self._target, self._memory, self._library = target, memory, library
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
         atexit.register(self.kill)
@@ -70,9 +74,14 @@ class Worker:
                 pass
 
     def _start(self) -> None:
-        command = [sys.executable, "-c", SERVE, self._target, str(self._memory)]
+        command = [sys.executable, "-c", SERVE, self._target, str(self._memory), self._library]
         self._process = subprocess.Popen(command, 0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._line(START)
+        try:
+            wrong = json.loads(self._line(START)).get("error")
+        except (TimeoutError, ModelError) as error:
+            wrong = str(error).removeprefix(f"{self._target}: ")
+        if wrong:
+            raise UsageError(f"{self._target} cannot be run here: {wrong}")
 
     def _write(self, data: bytes) -> None:
         assert self._process is not None
@@ -98,23 +107,38 @@ class Worker:
         return line
 
 
-def serve(target: str, memory: str) -> None:
+def serve(target: str, memory: str, library: str) -> None:
     """The life of a worker: a line in, a line out, until its standard input ends."""
     answers = os.fdopen(os.dup(1), "wb", 0)
     os.dup2(2, 1)  # whatever a library prints is no answer
     _limit(int(memory))
-    module, _, name = target.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    try:
+        function = _loaded(target, library)
+    except Exception as error:  # noqa: BLE001 - it crosses a process, and is raised again there
+        answers.write(json.dumps(_error(error)).encode() + b"\n")
+        return
     answers.write(b"{}\n")
     for line in sys.stdin.buffer:
         answers.write(json.dumps(_answer(function, json.loads(line))).encode() + b"\n")
+
+
+def _loaded(target: str, library: str) -> Callable[..., Any]:
+    if library:
+        importlib.import_module(library)
+    module, _, name = target.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def _answer(function: Callable[..., Any], arguments: list[Any]) -> dict[str, Any]:
     try:
         return {"result": function(*arguments)}
     except Exception as error:  # noqa: BLE001 - it crosses a process, and is raised again there
-        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        return _error(error)
+
+
+def _error(error: Exception) -> dict[str, Any]:
+    return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
 def _limit(memory: int) -> None:

@@ -35,7 +35,8 @@ class Abstain:
 
     `test=information` asks besides how much the prompt's own content speaks for the answer (ISR): `skeletons` copies of the
     problem with growing shares of their words masked are answered `n` times each, and the answer stands if what the whole
-    prompt adds to its probability is at least what `risk` needs, by a `margin` in nats. It costs skeletons * n drafts more.
+    prompt adds to its probability is at least what `risk` needs, by a `margin` in nats. It costs skeletons * n drafts more,
+    which nobody grades, and needs a model that reads instructions: a masked problem is none of a generated task.
     What does not fit the budget is left out; with no skeleton answered, it abstains.
     Constants: 6 skeletons, 5 samples, temperature 0.3, masks of 0.25 to 0.9, 12 nats, risk 0.05, margin 0.2 are published;
     samples' shares are smoothed as (count + 1) / (n + 2), and which words are masked is drawn by place; both ours.
@@ -62,7 +63,8 @@ class Abstain:
             require(getattr(self, name) >= 1, f"abstain: {name} must be at least 1, not {getattr(self, name)}")
         require(self.margin >= 0, f"abstain: margin must be at least 0, not {self.margin}")
         require(self.temperature >= 0, f"abstain: temperature must be at least 0, not {self.temperature}")
-        object.__setattr__(self, "needs", counting(self.of, "abstain").needs)
+        asks: frozenset[Need] = frozenset({"instructions"} if self.test == "information" else ())
+        object.__setattr__(self, "needs", counting(self.of, "abstain").needs | asks)
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
         found = await counted(replace(self, test="confidence"), pop, problem, by, at)
@@ -84,16 +86,24 @@ class Abstain:
             masked = replace(problem, text=weaker(problem.text, 0.25 + k * step, at))
             (place,) = at.fork(1)
             try:
-                with place.timed():
-                    draft = by.draft(masked, self.temperature)
-                    pop: list[Particle[Draft]] = await each(branch([Particle(ROOT)], [self.n]), draft, place)
-                    chances.append(chance(answer, pop, problem, by))
-            except BudgetEnded:
-                at.run.short = True
-                break
+                pop = await self._drafts(masked, by, place)
             finally:
                 at.account.join([place.account])
+            if pop is None:
+                at.run.short = True
+                break
+            chances.append(chance(answer, pop, problem, by))
         return chances
+
+    async def _drafts(self, masked: Problem, by: By, at: Scope) -> Population[Draft] | None:
+        """The answers to a masked problem, which nobody grades; None if tokens or time ended before all were there."""
+        draft = replace(by, grade_drafts=False).draft(masked, self.temperature)
+        with at.timed():
+            try:
+                return await each(branch([Particle(ROOT)], [self.n]), draft, at)
+            except BudgetEnded:
+                pass
+        return None
 
     def tally(self, votes: Votes) -> Tally:
         if self.test == "information":

@@ -39,6 +39,8 @@ class Mbr:
         require(
             self.utility in UTILITIES, f"mbr: there is no utility '{self.utility}'; there are {', '.join(UTILITIES)}"
         )
+        if self.of == "text":
+            object.__setattr__(self, "needs", self.needs | {"texts"})
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
         return await counted(self, pop, problem, by, at)

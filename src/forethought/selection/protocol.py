@@ -19,9 +19,10 @@ from forethought.methods.by import By
 if TYPE_CHECKING:
     from forethought.selection.votes import Tally, Votes
 
-Need = Literal["grades", "logprobs", "comparisons", "instructions"]
-"""grades: a verifier. logprobs: the log-probabilities of the drafts' tokens. comparisons: a verifier that compares drafts.
-instructions: a model that reads what it is told besides the problem. Parameters may add to an instance's needs."""
+Need = Literal["grades", "logprobs", "texts", "comparisons", "instructions"]
+"""grades: a verifier. logprobs: the log-probabilities of the drafts' tokens. texts: the drafts' whole texts, which only
+recorded samples may lack. comparisons: a verifier that compares drafts. instructions: a model that reads what it is told
+besides the problem. Parameters may add to an instance's needs."""
 
 
 class Ranked(NamedTuple):

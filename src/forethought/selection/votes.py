@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -52,7 +52,8 @@ class Pool:
     """Drafts as columns. `answer` is the number of each draft's answer among those of its problem, or UNREADABLE.
 
     Numbers are given in the order in which answers are first seen. `position` is a draft's place in its population,
-    `verifier` the name of the grades that are meant, `problem` the number of the problem it belongs to.
+    `verifier` the name of the grades that are meant, `problem` the number of the problem it belongs to, `textless` the
+    places of the drafts whose texts nobody told (recorded samples).
     """
 
     drafts: Sequence[Draft]
@@ -61,12 +62,14 @@ class Pool:
     position: Indices
     problem: Indices
     verifier: str | None = None
+    textless: Collection[int] = ()
 
     @cached_property
     def text(self) -> Indices:
-        """Equal texts have equal numbers."""
-        numbers: dict[str, int] = {}
-        return np.array([numbers.setdefault(draft.text, len(numbers)) for draft in self.drafts], dtype=np.intp)
+        """Equal texts have equal numbers; a text that nobody told is one of its own."""
+        numbers: dict[str | int, int] = {}
+        texts = (i if i in self.textless else draft.text for i, draft in enumerate(self.drafts))
+        return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.intp)
 
     @cached_property
     def logprob(self) -> Numbers:

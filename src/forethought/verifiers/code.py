@@ -28,7 +28,11 @@ class Code:
     its own module and raise where it is wrong: the file `tests`, which a user has too, or else the problem's reference,
     which makes it an oracle. Both run inside bubblewrap, without network, files, other processes or threads;
     `sandbox=plain` gives up the walls and keeps the limits, for machines that have no bubblewrap and programs that one
-    trusts. A program without any answer in time has failed. What a pass means: the tests ran to their end.
+    trusts. A program without any answer in time has failed.
+
+    What a pass means: the tests ran to their end and none raised. They share one process with the program, so a program
+    that sets out to deceive its tests from inside (an object that equals everything, say) can; the walls protect the
+    machine, not the grade.
     """
 
     name = "code"

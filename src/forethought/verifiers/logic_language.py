@@ -8,12 +8,16 @@
 `not` binds tightest, then `and`, `xor`, `or`, `->` (to the right), `<->`. A quantifier followed by a dot reaches to the end
 of its formula or bracket, one without a dot only over what follows at once. Names are taken without regard to case; what no
 quantifier binds is a constant; a name with arguments is a predicate, or a function where it is an argument or beside `=`. A
-predicate or function has one number of arguments throughout. Whatever stands after `#` is not read.
+predicate or function has one number of arguments throughout. A formula has at most 200 operators, and brackets and terms
+stand at most 100 deep in each other. Whatever stands after `#` is not read.
 """
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +33,7 @@ WORDS = {
 }  # fmt: skip
 LEVELS = ("<->", "->", "or", "xor", "and")  # loosest first
 KEYWORDS = {*LEVELS, "not", "forall", "exists", "=", "!=", "(", ")", ",", ".", ":"}
-DEEPEST = 100  # nested brackets, so that no text exhausts the stack
+DEEPEST, MOST = 100, 200  # nested brackets and terms, operators of a formula: so that no text exhausts any stack
 LINE = re.compile(r"^[ \t*\-\d.)]*(premise|conclusion)[ \t\d]*:(.*)$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -77,6 +81,7 @@ class Reader:
     arities: dict[tuple[str, str], int]
     place: int = 0
     depth: int = 0
+    operators: int = 0
     words: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,6 +101,20 @@ class Reader:
         found = "the end" if self.here is None else f"'{self.here}'"
         return LogicError(f"{wanted} should stand where {found} is in '{self.line.strip()}'")
 
+    @contextmanager
+    def deeper(self) -> Iterator[None]:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise LogicError(f"'{self.line.strip()[:60]}' is nested too deeply")
+        yield
+        self.depth -= 1
+
+    def operator(self) -> None:
+        """Count one: whatever is read becomes no deeper than there are operators, plus the depth of its terms."""
+        self.operators += 1
+        if self.operators > MOST:
+            raise LogicError(f"'{self.line.strip()[:60]}' has more than {MOST} operators")
+
     def take(self, word: str) -> bool:
         there = self.here == word
         self.place += there
@@ -114,18 +133,18 @@ class Reader:
     def binary(self, level: int) -> Formula:
         if level == len(LEVELS):
             return self.unary()
-        word, made = LEVELS[level], self.binary(level + 1)
+        word, parts = LEVELS[level], [self.binary(level + 1)]
         while self.take(word):
-            other = self.binary(level if word == "->" else level + 1)
-            made = [word, made, other]
-        return made
+            self.operator()
+            parts.append(self.binary(level + 1))
+        if word == "->":
+            return functools.reduce(lambda right, left: [word, left, right], reversed(parts))
+        return functools.reduce(lambda left, right: [word, left, right], parts)
 
     def unary(self) -> Formula:
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise LogicError(f"'{self.line.strip()[:60]}' is nested too deeply")
-        try:
+        with self.deeper():
             if self.take("not"):
+                self.operator()
                 return ["not", self.unary()]
             for word in ("forall", "exists"):
                 if self.take(word):
@@ -133,8 +152,6 @@ class Reader:
             if self.take("("):
                 return self.bracketed()
             return self.atom()
-        finally:
-            self.depth -= 1
 
     def quantified(self, word: str) -> Formula:
         names = [self.name()]
@@ -143,6 +160,7 @@ class Reader:
         far = self.take(".") or self.take(":")
         made = self.binary(0) if far else self.unary()
         for name in reversed(names):
+            self.operator()
             made = [word, name, made]
         return made
 
@@ -169,8 +187,9 @@ class Reader:
         return made
 
     def term(self) -> Any:
-        name = self.name()
-        return self.term_of(name, self.arguments() if self.take("(") else [])
+        with self.deeper():
+            name = self.name()
+            return self.term_of(name, self.arguments() if self.take("(") else [])
 
     def term_of(self, name: str, arguments: list[Any]) -> Any:
         self.check("function", name, len(arguments))

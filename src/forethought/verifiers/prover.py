@@ -21,7 +21,8 @@ async def label(text: str, seconds: float = 10.0) -> Label:
     """Whether the conclusion of a formalisation follows from its premises, or its opposite does, or neither.
 
     `error` where the text is not in the language or its premises contradict each other, from which anything follows.
-    What cannot be decided in time is uncertain, as in LINC. Raises UsageError where z3 is not installed.
+    What cannot be decided in time is uncertain, as in LINC. Raises UsageError where z3 is not installed or
+    does not import.
     """
     return await to_thread.run_sync(lambda: label_sync(text, seconds), abandon_on_cancel=True)
 
@@ -51,7 +52,7 @@ def vote(labels: Sequence[Label]) -> Label:
 def workers() -> Workers:
     if importlib.util.find_spec("z3") is None:
         raise UsageError("the logic verifier needs z3: pip install 'forethought[provers]'")
-    return Workers("forethought.verifiers.prover:proved")
+    return Workers("forethought.verifiers.prover:proved", library="z3")
 
 
 def proved(premises: list[Formula], conclusion: Formula, seconds: float) -> Label:
