@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from forethought.core.errors import ModelError
 from forethought.core.problem import Problem
 from forethought.core.scope import Failures, Seeded
 from forethought.core.store import RunStore
+from forethought.core.together import together
 from forethought.methods import By, Method
 from forethought.methods.sample import Sample
 from forethought.selection import Selection, Verdict, wants_grades
@@ -64,25 +66,15 @@ async def run(
 
 async def _all_problems(bench: Bench, method: Method, store: RunStore, done: Callable[[Method], None]) -> list[Outcome]:
     """An outcome a problem. An error is raised alone, after the other problems are cancelled."""
-    outcomes: list[Outcome] = [{}] * len(bench.problems)
-    errors: list[Exception] = []
     slots = anyio.CapacityLimiter(bench.concurrency)
 
-    async def solve(index: int, siblings: anyio.CancelScope) -> None:
-        try:
-            async with slots:
-                outcomes[index] = await _one(bench, method, index, store)
-                done(method)
-        except Exception as error:  # noqa: BLE001 - not swallowed: the first is raised again below, alone
-            errors.append(error)
-            siblings.cancel()
+    async def solve(index: int) -> Outcome:
+        async with slots:
+            outcome = await _one(bench, method, index, store)
+            done(method)
+            return outcome
 
-    async with anyio.create_task_group() as tasks:
-        for index in range(len(bench.problems)):
-            tasks.start_soon(solve, index, tasks.cancel_scope)
-    if errors:
-        raise errors[0]
-    return outcomes
+    return await together([partial(solve, index) for index in range(len(bench.problems))])
 
 
 async def _one(bench: Bench, method: Method, index: int, store: RunStore) -> Outcome:

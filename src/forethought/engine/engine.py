@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -12,6 +13,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from forethought.core.errors import UsageError
+from forethought.core.together import together
 from forethought.engine.batch import Batch, Statistics
 from forethought.engine.llama import Llama
 from forethought.engine.pages import pages_of
@@ -112,15 +114,7 @@ class Engine:
         self, ids: Sequence[int], continuations: Sequence[Sequence[int]]
     ) -> list[tuple[float, ...]]:
         """`loglikelihood` of many continuations, which are one batch: `ids` is read once."""
-        found: list[tuple[float, ...]] = [()] * len(continuations)
-
-        async def one(i: int) -> None:
-            found[i] = await self.loglikelihood(ids, continuations[i])
-
-        async with anyio.create_task_group() as tasks:
-            for i in range(len(continuations)):
-                tasks.start_soon(one, i)
-        return found
+        return await together([partial(self.loglikelihood, ids, continuation) for continuation in continuations])
 
     async def read(self, ids: Sequence[int], top: int = 0) -> Row:
         """The log-probabilities of a prompt: of each token after the first, with `top` alternatives to each.

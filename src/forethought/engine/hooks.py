@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-import anyio
 import torch
 from torch import Tensor
 
+from forethought.core.together import together
 from forethought.engine.engine import Engine
 from forethought.engine.rows import Hook, Row, Verdict
 from forethought.engine.sampling import Sampling
@@ -61,12 +62,9 @@ async def fork(engine: Engine, ids: Sequence[int], how: Sampling, seed: int, hoo
     if trunk.finish != "hook" or not trunk.top:
         return [trunk]
     text, left = (*trunk.ids, *trunk.tokens), how.max_tokens - len(trunk.tokens)
-    branches = dict[int, Row]()
-
-    async def go_on(token: int, seed: int) -> None:
-        branches[token] = await engine.generate(text, replace(how, max_tokens=left, forced=(token,)), seed)
-
-    async with anyio.create_task_group() as tasks:
-        for place, token in enumerate(trunk.top[-1], 1):
-            tasks.start_soon(go_on, token, seed + place)
-    return [branches[token] for token in trunk.top[-1]]
+    return await together(
+        [
+            partial(engine.generate, text, replace(how, max_tokens=left, forced=(token,)), seed + place)
+            for place, token in enumerate(trunk.top[-1], 1)
+        ]
+    )
