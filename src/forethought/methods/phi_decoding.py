@@ -90,7 +90,8 @@ class PhiDecoding:
                 break
         with keeping(seen, at):
             made = await each(pop, by.draft(problem, self.foresight, logprobs=0), at)
-        return self.weighed([pair for pair in paired(pop, made) if pair[1].finished], value) or made
+        finished = [pair for pair in paired(pop, made) if pair[1].finished]
+        return self.weighed(finished, value) if finished else made
 
     def in_width(self, drawn: Population[Draft], fewest: int, at: Scope) -> Population[Draft]:
         """The steps that are likely enough to look ahead from, at least `fewest` if there are as many."""
