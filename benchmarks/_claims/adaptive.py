@@ -133,6 +133,7 @@ ADAPTIVE = (
         0.0,
         "better",
         note=f"{CHECKED}; from recorded drafts, all billed up to where the first one ends",
+        drawn=lambda f: (samples.first_to_finish(f["checked-coverage"]), f["checked-self-consistency"]),
     ),
     Claim(
         "monkeys",

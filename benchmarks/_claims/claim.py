@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import curves
@@ -30,6 +30,11 @@ class Claim:
     size: float | None = None
     axis: str = "tokens"
     note: str = ""
+    drawn: Callable[[Curves], Sequence[Curve]] | None = None  # the plot's curves, where they are not the ladders
+
+    def shown(self, found: Curves) -> Sequence[Curve]:
+        """The curves of its plot."""
+        return self.drawn(found) if self.drawn else [found[name] for name in self.ladders]
 
 
 def saving(

@@ -134,7 +134,7 @@ def write(
     out.write_text("\n".join(lines))
     for each in found:
         if each.measured is not None:
-            plot(each, [curves[name] for name in each.claim.ladders], out.with_suffix("") / f"{each.claim.name}.svg")
+            plot(each, each.claim.shown(curves), out.with_suffix("") / f"{each.claim.name}.svg")
 
 
 def as_json(
@@ -184,6 +184,7 @@ def plot(found: Found, curves: Sequence[Curve], path: Path) -> None:
     """Accuracy over the claim's axis, logarithmic, with intervals."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     mpl.rcParams["svg.hashsalt"] = "claims"  # the same picture for the same numbers
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
@@ -194,7 +195,11 @@ def plot(found: Found, curves: Sequence[Curve], path: Path) -> None:
         low, high = np.quantile(y[1:], [0.025, 0.975], axis=0)
         line = axes.plot(np.exp(x[0]), y[0], marker="o", markersize=3, label=curve.name)[0]
         axes.fill_between(np.exp(x[0]), low, high, alpha=0.15, color=line.get_color())
-    axes.set(xscale="log", xlabel=f"{found.claim.axis.replace('_', ' ')} a problem", ylabel="accuracy")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
+    axes.set(xlabel=f"{found.claim.axis.replace('_', ' ')} a problem", ylabel="accuracy")
     axes.set_title(f"{found.claim.name}: {found.verdict}", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
