@@ -34,7 +34,7 @@ class Drawing:
         uniforms = sent([row.stream() for row in rows], torch.double, hidden.device)
         chosen = choose(steered, self._controls, uniforms)
         if steered is not logits:
-            self._refuse(rows, steered, chosen)
+            self._refuse(rows, logits, steered, chosen)
         self._force(rows, chosen)
         norms = logits.logsumexp(-1)
         logprobs = logits.gather(1, chosen[:, None]).squeeze(1) - norms
@@ -76,11 +76,11 @@ class Drawing:
         if verdict.stop:
             row.finish = "hook"
 
-    def _refuse(self, rows: Sequence[Row], steered: Tensor, chosen: Tensor) -> None:
+    def _refuse(self, rows: Sequence[Row], logits: Tensor, steered: Tensor, chosen: Tensor) -> None:
         """Where nothing is left to choose from, what was chosen says nothing: the row fails, unless its token is forced."""
-        healthy = steered.gather(1, chosen[:, None]).squeeze(1).isfinite()
-        for row, fine in zip(rows, *told(healthy), strict=True):
-            if not fine and len(row.tokens) >= len(row.how.forced):
+        given, left = (part.gather(1, chosen[:, None]).squeeze(1).isfinite() for part in (logits, steered))
+        for row, barred in zip(rows, *told(given & ~left), strict=True):
+            if barred and len(row.tokens) >= len(row.how.forced):
                 row.error = row.error or ModelError(BARRED)
 
     def _force(self, rows: Sequence[Row], chosen: Tensor) -> None:

@@ -75,7 +75,7 @@ class PhiDecoding:
                 break
             with keeping(seen, at):
                 drawn = await each([p for p in growing for _ in range(self.expand)], step, at)
-                kept = [*stay, *self.in_width(drawn, self.width - len(stay), at)]
+                kept = [*stay, *(self.in_width(drawn, self.width - len(stay), at) if drawn else [])]
                 seen = await each(kept, look, at)
             pairs = paired(kept, seen)
             if not pairs:  # all foresights were dropped after failures
@@ -95,8 +95,6 @@ class PhiDecoding:
 
     def in_width(self, drawn: Population[Draft], fewest: int, at: Scope) -> Population[Draft]:
         """The steps that are likely enough to look ahead from, at least `fewest` if there are as many."""
-        if not drawn:
-            return []
         scores = np.array([likelihood(p.state) for p in drawn])
         enough = scores > np.average(scores) - self.sigma * np.std(scores)
         law = np.where(enough, 0.0, softmax(scores / self.temper))
