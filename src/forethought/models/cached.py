@@ -14,7 +14,7 @@ from forethought.core.cost import Cost
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.scope import Call
 from forethought.models.extend import from_json, to_json
-from forethought.models.protocol import Ability, Completion, Model, Request
+from forethought.models.protocol import Ability, Completion, Loads, Model, Request
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, abilities TEXT) WITHOUT ROWID;
@@ -62,9 +62,8 @@ class Cached:
 
     def load(self) -> None:
         """Let the model read its files, if it has any."""
-        read = getattr(self.model, "load", None)
-        if read is not None:
-            read()
+        if isinstance(self.model, Loads):
+            self.model.load()
 
     async def aclose(self) -> None:
         close = getattr(self.model, "aclose", None)
