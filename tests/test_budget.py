@@ -49,7 +49,7 @@ def test_a_budget_is_read_and_written() -> None:
     budget = Budget.parse(" tokens=2000, seconds = 10,usd=0.125 ")
     assert budget.limits == {"tokens": 2000, "seconds": 10, "usd": 0.125}
     assert str(budget) == "tokens=2000,seconds=10,usd=0.125"
-    assert Budget.parse("").limits == {}
+    assert Budget.parse("none").limits == {}
 
 
 AMOUNTS = st.integers(0, 10**12).map(float) | st.decimals(0, 100, places=4).map(float)
@@ -67,6 +67,9 @@ def test_what_is_written_reads_the_same(limits: dict[str, float]) -> None:
     ("token=5", "no entry 'token'; it has tokens, calls"),
     ("=5", "no entry ''"),
     ("tokens=-1", "at least 0, not -1"),
+    ("", "the budget is empty: write it as tokens=2000"),
+    (" , ", "the budget is empty"),
+    ("tokens=1,tokens=2", "the budget 'tokens=1,tokens=2' names tokens twice"),
     ("seconds=nan", "at least 0, not nan"),
 ])  # fmt: skip
 def test_a_senseless_budget_is_refused_in_one_line(text: str, complaint: str) -> None:

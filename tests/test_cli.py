@@ -186,6 +186,10 @@ def one_line(found: Result, *parts: str) -> None:
     (("--task", "chain", "--budget", "many"), "cannot read the budget 'many'"),
     (("--task", "chain", "--budget", "tokens=many"), "cannot read the budget 'tokens=many'"),
     (("--task", "chain", "--budget", "token=5"), "no entry 'token'"),
+    (("--task", "chain", "--budget", ""), "the budget is empty"),
+    (("--task", "chain", "--budget", "tokens=1,tokens=2"), "names tokens twice"),
+    (("--task", "chain", "--kv-memory", "900T"), "this machine cannot hold 9.216e+05 GiB of keys and values"),
+    (("--task", "chain", "--kv-memory", "1e18G"), "cannot read the amount of memory '1e18G'"),
     (("--task", "chain", "--budget", "tokens=-5"), "at least 0, not -5"),
     (("--task", "chain", "--method", "sample(n=None)", "--budget", "seconds=5"), "needs a budget in tokens or calls"),
     (("--task", "chain", "--model", "local:/not/there"), "/not/there is not there"),
@@ -442,7 +446,7 @@ def test_prices_are_read_as_they_are_written(text: str) -> None:
     assert str(Price.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["new", "new=", "fresh=1", "new=-1", "prompt=nan", "prompt=inf", "0.15"])
+@pytest.mark.parametrize("text", ["new", "new=", "fresh=1", "new=-1", "prompt=nan", "prompt=inf", "0.15", "new=1,new=2"])
 def test_prices_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="cannot read the price"):
         Price.parse(text)

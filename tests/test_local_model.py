@@ -354,7 +354,7 @@ def test_templates_have_what_they_expect(tmp_path: Path) -> None:
         Local(tmp_path).ids(ASK, ROOT)
 
 
-@pytest.mark.parametrize(("text", "found"), [("512M", 512 << 20), ("1.5g", 3 << 29), ("4096", 4096)])
+@pytest.mark.parametrize(("text", "found"), [("512M", 512 << 20), ("1.5g", 3 << 29), ("4096", 4096), ("2T", 2 << 40)])
 def test_memory_is_asked_for_in_words(folder: Path, text: str, found: int) -> None:
     assert bytes_of(text) == found
     local = model_named(f"local:{folder}", kv_bytes=1 << 20)
@@ -363,7 +363,7 @@ def test_memory_is_asked_for_in_words(folder: Path, text: str, found: int) -> No
     assert pages.count == (1 << 20) // pages.page_bytes
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1G", "many", "nan", "inf", "0"])
+@pytest.mark.parametrize("text", ["", "M", "-1G", "many", "nan", "inf", "0", "1e18G"])
 def test_memory_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="amount of memory"):
         bytes_of(text)

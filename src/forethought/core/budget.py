@@ -14,6 +14,7 @@ from forethought.core.errors import UsageError
 ENTRIES = ("tokens", *Cost._fields)
 BY_CLOCK_OR_CHAIN = ("seconds", "critical_tokens")  # these do not add up over a fan-out
 NO_LIMITS: Mapping[str, float] = MappingProxyType({})
+UNLIMITED = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +32,25 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read `tokens=2000,seconds=10`."""
+        """Read `tokens=2000,seconds=10`, or `none` for a budget without limits."""
         limits: dict[str, float] = {}
+        if text.strip() == UNLIMITED:
+            return cls(limits)
         for part in filter(None, (p.strip() for p in text.split(","))):
-            name, _, number = part.partition("=")
+            name, _, number = (word.strip() for word in part.partition("="))
+            if name in limits:
+                raise UsageError(f"the budget '{text}' names {name} twice")
             try:
-                limits[name.strip()] = float(number)
+                limits[name] = float(number)
             except ValueError:
                 raise UsageError(f"cannot read the budget '{part}': write it as tokens=2000,seconds=10") from None
+        if not limits:
+            raise UsageError("the budget is empty: write it as tokens=2000,seconds=10, or leave it out for the default")
         return cls(limits)
 
     def __str__(self) -> str:
-        return ",".join(f"{name}={limit:.15g}" for name, limit in self.limits.items())
+        """As `parse` reads it."""
+        return ",".join(f"{name}={limit:.15g}" for name, limit in self.limits.items()) or UNLIMITED
 
     @property
     def exact(self) -> bool:

@@ -29,7 +29,7 @@ class Local:
     Loads at its first use.
 
     Token ids are the state of its drafts: text is encoded only where a draft came without ids. Raises UsageError if the
-    path holds no model that the engine can run.
+    path holds no model that the engine can run, or the memory is more than there is.
     """
 
     abilities: frozenset[Ability] = frozenset({"extend", "continue", "logprobs", "loglikelihood", "seed", "ordered"})
@@ -47,7 +47,12 @@ class Local:
             from forethought.engine.weights import load
 
             kv_bytes = KV_BYTES if self._kv_bytes is None else self._kv_bytes
-            return Engine(load(self.path, self._int8), self._stops, kv_bytes)
+            model = load(self.path, self._int8)
+            try:
+                return Engine(model, self._stops, kv_bytes)
+            except RuntimeError:  # torch says so of memory that it does not get
+                size = f"{kv_bytes / (1 << 30):.4g} GiB"
+                raise UsageError(f"this machine cannot hold {size} of keys and values: allow less memory") from None
 
     @functools.cached_property
     def reader(self) -> Reader:

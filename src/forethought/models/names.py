@@ -58,13 +58,13 @@ def is_reasoner(model: Model) -> bool:
 
 def bytes_of(text: str) -> int:
     """Read an amount of memory: `512M`, `2G`, or a number of bytes."""
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
     number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
     try:
         found = int(float(number) * unit)
     except (ValueError, OverflowError):
         found = 0
-    if found <= 0:
+    if not 0 < found < 1 << 63:
         raise UsageError(f"cannot read the amount of memory '{text}': write 512M or 2G")
     return found
 

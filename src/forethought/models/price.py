@@ -23,6 +23,8 @@ class Price:
         prices: dict[str, float] = {}
         for part in filter(None, (p.strip() for p in text.split(","))):
             name, _, number = (word.strip() for word in part.partition("="))
+            if name in prices:
+                raise UsageError(f"cannot read the price '{text}': it names {name} twice")
             try:
                 prices[name] = float(number)
             except ValueError:
