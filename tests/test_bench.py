@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Scope, Seeded
 from forethought.methods import By, Method, methods
+from forethought.models.scripted import Scripted
 from forethought.selection import Selection, Verdict, selections
 from forethought.selection.protocol import Need
 from forethought.selection.votes import poll, verdict_of, voted
@@ -32,6 +34,7 @@ from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask
 
 METHODS = ("greedy", "sample(n=6)", "beam(width=2, expand=2)", "particle-filter(n=4)")
 PLENTY = Budget({"tokens": 10_000})
+ONE_BY_ONE = Budget({"tokens": 5})  # a draft of three may be admitted, and after one of a single token another
 
 
 class Dice(TableVerifier):
@@ -110,6 +113,34 @@ def test_selections_that_want_no_grades_pay_for_none(spelling: str) -> None:
     plain, rich = found["majority"]["total"], found[repr(selections.parse("best"))]["total"]
     assert plain["new_tokens"] == rich["new_tokens"]
     assert plain["verifier_calls"] < rich["verifier_calls"] or "process" in methods.parse(spelling).needs
+
+
+@pytest.mark.anyio
+async def test_the_wall_time_of_a_row_is_what_a_person_waits_also_in_two_lives(tmp_path: Path) -> None:
+    def bench(most: int) -> Bench:
+        """Each problem takes a fifth of a second, twice; after `most` calls the model breaks."""
+        said: list[int] = []
+
+        def script(prompt: str, so_far: str, seed: int) -> str:
+            said.append(seed)
+            if len(said) > most:
+                raise KeyError("killed")
+            return "ab."
+
+        by = By(Scripted(script, latency=0.2), ToyTask(), None)
+        rules = [selections.parse("first"), selections.parse("majority")]
+        return Bench(by, [Problem(f"{i}") for i in range(8)], [methods.parse("sample(n=2)")], rules, ONE_BY_ONE)
+
+    began = time.perf_counter()
+    with pytest.raises(KeyError):
+        await run(bench(most=8), open_store(tmp_path))
+    await anyio.sleep(1)
+    first, second = await run(bench(most=99), open_store(tmp_path))
+    waited = time.perf_counter() - began - 1
+    assert first["wall_seconds"] == second["wall_seconds"]
+    assert 0.4 <= first["wall_seconds"] <= waited
+    assert first["total"]["seconds"] >= 8 * 0.4
+    assert (await run(bench(most=0), open_store(tmp_path)))[0] == first
 
 
 @pytest.mark.parametrize("rule", ["first", "majority", "weighted", "best"])

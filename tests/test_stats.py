@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forethought.bench.stats import area_under_curve
+from forethought.bench.stats import area_under_curve, covered
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=40))
@@ -19,3 +19,9 @@ def test_the_area_is_the_share_of_pairs_in_order(steps: list[tuple[bool, int]]) 
         return
     above = sum((g > b) + 0.5 * (g == b) for g in good for b in bad)
     assert math.isclose(area, above / (len(good) * len(bad)), abs_tol=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9))))
+def test_intervals_cover_what_any_of_them_covers(spans: list[tuple[int, int]]) -> None:
+    seconds = {second for begin, length in spans for second in range(begin, begin + length)}
+    assert covered([(begin, begin + length) for begin, length in spans]) == len(seconds)

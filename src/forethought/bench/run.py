@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +12,12 @@ from typing import Any
 import anyio
 
 from forethought.bench.prefix import as_made, with_grades
-from forethought.bench.stats import interval
+from forethought.bench.stats import covered, interval
 from forethought.core.budget import Budget
 from forethought.core.cost import ZERO, Cost
 from forethought.core.errors import ModelError
 from forethought.core.problem import Problem
-from forethought.core.scope import Failures, Seeded
+from forethought.core.scope import Failures, Run, Seeded
 from forethought.core.store import RunStore
 from forethought.core.together import together
 from forethought.methods import By, Method
@@ -50,7 +51,8 @@ async def run(
     """Run what the store does not have yet; return one row a method and selection.
 
     `done` is told of each problem that is finished. A problem whose model fails counts as wrong and as a failure, and is
-    tried again when the bench is run again; a row has the last one's `error`.
+    tried again when the bench is run again; a row has the last one's `error`. Its `wall_seconds` are the time in which
+    its method was at work on any of the problems, for all selections together; `mean` and `total` have their clocks.
     """
     await prepare(bench.by.model)
     for method in bench.methods:
@@ -84,17 +86,29 @@ async def _one(bench: Bench, method: Method, index: int, store: RunStore) -> Out
     row = store.begin(key_of(spec), spec)
     if row.status == "done" and row.outcome is not None:
         return row.outcome
+    run, status = parts.run(seed, store.trace(row.id)), "done"
     try:
-        made = await populate(parts, problem, parts.run(seed, store.trace(row.id)))
-        outcome = await _measure(bench, method, problem, made)
+        outcome = await _measure(bench, method, problem, await populate(parts, problem, run))
     except ModelError as error:
-        store.end(row.id, "failed", {"error": str(error)})
-        return {"error": str(error)}
+        status, outcome = "failed", {"error": str(error)}
     except BaseException:
         store.end(row.id, "interrupted")
         raise
-    store.end(row.id, "done", outcome)
+    outcome = {**outcome, **_times(run)}
+    store.end(row.id, status, outcome)
     return outcome
+
+
+def _times(run: Run) -> dict[str, float]:
+    """When a problem ended, and how long it had been at work by then, in all lives of its run."""
+    return {"seconds": run.clock.now(), "ended": time.time()}
+
+
+def _wall_seconds(outcomes: Sequence[Outcome]) -> float:
+    """How long a person waited for the problems, which ran side by side. What an earlier life began and did not finish
+    counts as if it had been done right before this one.
+    """
+    return covered([(o["ended"] - o["seconds"], o["ended"]) for o in outcomes])
 
 
 async def _measure(bench: Bench, method: Method, problem: Problem, made: Made) -> Outcome:
@@ -109,7 +123,7 @@ async def _measure(bench: Bench, method: Method, problem: Problem, made: Made) -
         verdict, cost = await reading.select(selection, made, by, problem, budget)
         results[repr(selection)] = _credited(verdict, problem, by, cost)
     stopped = "budget" if made.at.run.short else made.stopped
-    return {"results": results, "stopped": stopped, "seconds": made.at.run.clock.now()}
+    return {"results": results, "stopped": stopped}
 
 
 def _credited(verdict: Verdict, problem: Problem, by: By, cost: Cost) -> dict[str, Any]:
@@ -137,7 +151,7 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
         "problems": len(outcomes),
         "failures": len(outcomes) - len(readings),
         "error": next((o["error"] for o in reversed(outcomes) if "error" in o), None),
-        "wall_seconds": sum(o.get("seconds", 0.0) for o in outcomes),
+        "wall_seconds": _wall_seconds(outcomes),
         "mean": {name: value / max(len(readings), 1) for name, value in total._asdict().items()},
         "total": total._asdict(),
     }

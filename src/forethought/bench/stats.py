@@ -1,7 +1,8 @@
-"""Intervals by resampling problems, and how well grades tell right from wrong."""
+"""Intervals by resampling problems, how well grades tell right from wrong, and the time that problems took together."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,15 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     picks = np.random.default_rng(SEED).integers(len(data), size=(DRAWS, len(data)))
     low, high = np.quantile(data[picks].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of the union of intervals, each from its begin to its end."""
+    total, until = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def area_under_curve(right: ArrayLike, scores: ArrayLike) -> float:
