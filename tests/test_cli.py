@@ -236,6 +236,18 @@ def test_a_server_without_this_model() -> None:
         one_line(forethought("solve", "hi", "--model", f"openai:tpy@{endpoint.url}"), "tpy")
 
 
+@pytest.mark.parametrize(
+    "command", [("solve", "hi"), ("bench", "--task", "chain", "--method", "greedy", "--out", "{}")]
+)
+def test_a_server_counts_no_flops_so_no_budget_limits_them(command: tuple[str, ...], tmp_path: Path) -> None:
+    words = [word.format(tmp_path / "out") for word in command]
+    with Endpoint().serve() as endpoint:
+        found = forethought(*words, "--model", f"openai:toy@{endpoint.url}", "--budget", "tokens=9,kv_reads=5")
+    last_line(
+        found, f"openai:toy@{endpoint.url} does not count kv_reads, so no budget can limit it; it can limit tokens, "
+    )
+
+
 def test_a_server_that_cannot_continue_runs_no_steps() -> None:
     with Endpoint(continues=()).serve() as endpoint:
         found = forethought("solve", "--task", "chain", "--model", f"openai:toy@{endpoint.url}", "--method", "beam")

@@ -103,6 +103,19 @@ async def test_a_text_of_a_task_is_told_from_its_form() -> None:
     assert (await solve(Problem("?"))).spec["task"] == "text"
 
 
+# limits
+
+
+@pytest.mark.parametrize("name", ["flops", "kv_reads"])
+async def test_a_limit_on_what_the_model_does_not_count_is_refused(name: str) -> None:
+    script = model()
+    told = f"^scripted does not count {name}, so no budget can limit it; it can limit tokens, calls, prompt_tokens, "
+    with pytest.raises(UsageError, match=told) as caught:
+        await solve(model=script, budget=f"tokens=100,{name}=5")
+    assert not {"flops", "kv_reads", "usd"} & set(str(caught.value).partition("it can limit ")[2].split(", "))
+    assert script.spent == Cost()
+
+
 # notes
 
 

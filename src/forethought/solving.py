@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import anyio.to_thread
 
-from forethought.core.budget import Budget
+from forethought.core.budget import ENTRIES, Budget, amount
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
 from forethought.core.errors import BudgetEnded, UsageError
@@ -22,13 +22,15 @@ from forethought.core.trace import MemoryTrace, Trace
 from forethought.methods import By, Method
 from forethought.models.names import is_reasoner
 from forethought.models.price import Price
-from forethought.models.protocol import Loads, Model
+from forethought.models.protocol import Loads, Model, Request
 from forethought.selection import Selection, Verdict, wants_grades
 from forethought.tasks import GENERATED
 from forethought.tasks.text import Text
 from forethought.verifiers import Comparer
 
 NO_ABILITIES = frozenset({"grades", "process", "instructions", "comparisons", "texts"})  # needs that no model declares
+# entries that are limited even where no model counts them: others do, or there is nothing to count
+NOT_COUNTED = frozenset({"cached_tokens", "verifier_calls", "verifier_tokens", "seconds", "usd"})
 DEFAULT_BUDGET = Budget({"tokens": 16_000, "seconds": 120})
 WAYS_ON = "pull a general model with `forethought pull smollm2` and pass --model smollm2, or name an endpoint with --model openai:MODEL@http://host:port/v1"
 
@@ -126,6 +128,19 @@ def check(problem: Problem, parts: Parts) -> None:
         raise UsageError(f"{parts.selection.name} needs a verifier that compares drafts, such as judge; {have}")
     if wants_grades(parts.selection) and by.verifier is None:
         raise UsageError(f"the selection {parts.selection.name} needs a verifier: add --verifier")
+    check_limits(problem, parts)
+
+
+def check_limits(problem: Problem, parts: Parts) -> None:
+    """Refuse a limit on what the model does not count: it would hold nothing back."""
+    model, limits = parts.by.model, parts.budget.limits
+    if not limits.keys() - NOT_COUNTED - {"tokens", "calls"}:
+        return  # what every model counts
+    bound = model.bound(Request(parts.by.task.prompt(problem), max_tokens=1))
+    for name in limits:
+        if name not in NOT_COUNTED and not amount(bound, name):
+            can = ", ".join(n for n in ENTRIES if amount(bound, n) or n in NOT_COUNTED - {"usd"})
+            raise UsageError(f"{model.name} does not count {name}, so no budget can limit it; it can limit {can}")
 
 
 async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore | None = None) -> Solution:

@@ -73,8 +73,12 @@ class OpenAI:
         size = len(request.draft.text.encode()) + sum(len(m["content"].encode()) for m in request.messages)
         overhead = (self.dialect or Dialect()).overhead + PER_MESSAGE * (len(request.messages) + 1)
         most = request.max_tokens
-        cost = self.price.on(Cost(1, size + overhead, 0, most, critical_tokens=most))
-        return cost + (self._unpaid if self.dialect else self.price.on(PROBE_BOUND))
+        cost = self._at_most(Cost(1, size + overhead, 0, most, critical_tokens=most))
+        return cost + (self._unpaid if self.dialect else self._at_most(PROBE_BOUND))
+
+    def _at_most(self, cost: Cost) -> Cost:
+        """Priced as if nothing were cached, and counted as if all were: a limit on either has to hold."""
+        return self.price.on(cost)._replace(cached_tokens=cost.prompt_tokens)
 
     async def prepare(self) -> None:
         """Find out, once, what the endpoint understands. Raises UsageError if it cannot be used."""
