@@ -430,6 +430,30 @@ def test_runs_are_listed_shown_and_resumed(tmp_path: Path, monkeypatch: pytest.M
     one_line(forethought("runs", file, "--resume", 9), "has no run 9")
 
 
+# failures
+
+
+def test_what_becomes_of_failures_is_said_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extend = Local.extend
+
+    async def moody(self: Local, request: Any, call: Any) -> Any:
+        if call.seed % 3 == 0:
+            raise ModelError("not now")
+        return await extend(self, request, call)
+
+    monkeypatch.setattr(Local, "extend", moody)
+    drafts = ("--task", "chain", "--difficulty", 2, "--method", "sample(n=12)")
+    solve, bench = ("solve", *drafts, "--store", tmp_path / "s"), ("bench", *drafts, "--limit", 2, "--out", tmp_path)
+    for words in (solve, bench):
+        assert forethought(*words).exit_code == 1
+        last_line(forethought(*words, "--failures", "ignore"), "failures is fail or drop, not 'ignore'")
+    found = told(*solve, "--failures", "drop")
+    (note,) = found["notes"]
+    assert note.endswith(" failed drafts were dropped")
+    assert told("runs", tmp_path / "s", "--resume", found["run"])["notes"] == [note]
+    assert told(*bench, "--failures", "drop")["rows"][0]["failures"] == 0
+
+
 # prices
 
 
@@ -458,7 +482,9 @@ def test_prices_are_read_as_they_are_written(text: str) -> None:
     assert str(Price.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["new", "new=", "fresh=1", "new=-1", "prompt=nan", "prompt=inf", "0.15", "new=1,new=2"])
+@pytest.mark.parametrize(
+    "text", ["new", "new=", "fresh=1", "new=-1", "prompt=nan", "prompt=inf", "0.15", "new=1,new=2"]
+)
 def test_prices_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="cannot read the price"):
         Price.parse(text)

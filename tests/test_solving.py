@@ -132,22 +132,19 @@ async def test_texts_without_short_answers_are_noted() -> None:
 
 
 async def test_dropped_drafts_are_noted() -> None:
-    from forethought.assembly import assemble
-    from forethought.solving import Parts, solve_with
-
     def fails(prompt: str, so_far: str, seed: int) -> str:
         if seed % 5 == 0:
             raise ModelError("not now")
         return guess(prompt, so_far, seed)
 
-    parts = assemble(Chain(), model(fails), "sample(n=12)", None, None, None)
-    dropping = Parts(parts.by, parts.method, parts.selection, parts.budget, failures="drop")
-    found = await solve_with(dropping, CHAIN, 0)
+    found = await solve(model=model(fails), method="sample(n=12)", failures="drop")
     missing = 12 - len(found.population)
     assert missing > 0
     assert found.notes == [f"{missing} failed drafts were dropped"]
     with pytest.raises(ModelError, match="not now"):
-        await solve_with(parts, CHAIN, 0)
+        await solve(model=model(fails), method="sample(n=12)")
+    (many,) = await forethought.solve_many([CHAIN], model=model(fails), method="sample(n=12)", failures="drop")
+    assert len(many.population) < 12
 
 
 @pytest.mark.parametrize(("verifier", "select", "noted"), [
@@ -243,6 +240,7 @@ async def test_a_budget_in_calls_or_dollars() -> None:
     ({"problem": Problem("hi", name="countdown/1")}, "this is no countdown problem"),
     ({"problem": Problem("hi"), "task": "procedure"}, "this is no procedure problem"),
     ({"problem": " "}, "the problem is empty"),
+    ({"failures": "ignore"}, "failures is fail or drop, not 'ignore'"),
     ({"method": "sample(n=None)", "budget": "seconds=3"}, "needs a budget in tokens or calls"),
 ])  # fmt: skip
 async def test_what_cannot_work_is_refused_before_anything_is_spent(how: dict[str, Any], complaint: str) -> None:

@@ -13,6 +13,7 @@ from forethought.assembly import assemble, check_form, text_problem
 from forethought.core.budget import Budget
 from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
+from forethought.core.scope import Failures
 from forethought.core.store import RunStore
 from forethought.many import solve_all
 from forethought.methods import Method
@@ -37,19 +38,21 @@ async def solve(
     select: str | Selection | None = None,
     budget: str | Budget | None = None,
     seed: int = 0,
+    failures: Failures = "fail",
     store: str | Path | None = None,
 ) -> Solution:
     """Solve one problem within a budget.
 
     Parts are given by their spellings (`"beam(width=4, expand=4)"`) or as objects. `problem` is a text, or a Problem of
     the task named. Defaults: the task is told from the text; `$FORETHOUGHT_MODEL`, else the embedded reasoner; `majority`,
-    or `weighted` with a verifier; 16,000 tokens and 120 seconds. With a `store`, the run is recorded in that file and the
-    same call goes on with a run that was cut off.
+    or `weighted` with a verifier; 16,000 tokens and 120 seconds. A draft whose model fails ends the run, or is dropped and
+    counted with `failures="drop"`. With a `store`, the run is recorded in that file; the same call goes on with a run that
+    was cut off.
 
     Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails.
     """
     kind, asked = text_problem(problem, task) if isinstance(problem, str) else problem_of(problem, task)
-    parts = assemble(kind, model, method, verifier, select, budget)
+    parts = assemble(kind, model, method, verifier, select, budget, failures)
     return await solve_with(parts, asked, seed, RunStore(Path(store)) if store else None)
 
 
@@ -63,6 +66,7 @@ async def solve_many(
     select: str | Selection | None = None,
     budget: str | Budget | None = None,
     seed: int = 0,
+    failures: Failures = "fail",
 ) -> list[Solution]:
     """Solve problems of one task within one budget for all of them, in two rounds (see `forethought.many`).
 
@@ -75,7 +79,7 @@ async def solve_many(
     asked = [text_problem(p, task) if isinstance(p, str) else problem_of(p, task) for p in problems]
     if len({kind.name for kind, _ in asked}) != 1:
         raise UsageError("solve_many takes problems of one task, and at least one of them")
-    parts = assemble(asked[0][0], model, method, verifier, select, budget)
+    parts = assemble(asked[0][0], model, method, verifier, select, budget, failures)
     return await solve_all(parts, [problem for _, problem in asked], seed)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from forethought.core.budget import Budget
 from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
+from forethought.core.scope import Failures
 from forethought.methods import By, Method, methods
 from forethought.methods.sample import Sample
 from forethought.models.names import bytes_of, default_name, model_named
@@ -25,6 +26,12 @@ def budget_of(budget: str | Budget | None) -> Budget:
     if isinstance(budget, str):
         return Budget.parse(budget)
     return DEFAULT_BUDGET if budget is None else budget
+
+
+def failures_of(text: str) -> Failures:
+    if text not in ("fail", "drop"):
+        raise UsageError(f"failures is fail or drop, not '{text}'")
+    return "drop" if text == "drop" else "fail"
 
 
 def model_of(model: str | Model | None, price: str | None = None, kv_memory: str | None = None) -> Model:
@@ -93,6 +100,7 @@ def assemble(
     verifier: str | Verifier | None,
     select: str | Selection | None,
     budget: str | Budget | None,
+    failures: str = "fail",
 ) -> Parts:
     """The parts of one solve. Samples are graded as they are drawn, so that the budget pays for both or for neither."""
     program = methods.parse(method) if isinstance(method, str) else method
@@ -101,4 +109,4 @@ def assemble(
     limits = budget_of(budget)
     by = by_of(model, task, verifier, [program, selection])
     early = wants_grades(selection) and isinstance(program, Sample) and by.verifier is not None
-    return Parts(replace(by, grade_drafts=early), program, selection, limits)
+    return Parts(replace(by, grade_drafts=early), program, selection, limits, failures_of(failures))

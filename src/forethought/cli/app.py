@@ -47,6 +47,9 @@ BudgetText = Annotated[
     str | None,
     typer.Option("--budget", help="Limits, as tokens=2000,seconds=10.", show_default="tokens=16000,seconds=120"),
 ]
+Failures = Annotated[
+    str, typer.Option(help="A draft whose model fails: fail ends the run, drop leaves it out, counted.")
+]
 Seed = Annotated[int, typer.Option(help="The run's seed: the same seed, the same solution.")]
 
 
@@ -77,6 +80,7 @@ def solve(
     ] = None,
     budget: BudgetText = None,
     seed: Seed = 0,
+    failures: Failures = "fail",
     json_: Json = False,
     store: Annotated[
         Path | None, typer.Option(help="The file to record runs in.", show_default="in your state folder")
@@ -89,7 +93,7 @@ def solve(
 
     with one_line(lambda: "the same command"):
         kind, asked = chosen(text, task, difficulty, problem)
-        parts = assemble(kind, model_of(model, price, kv_memory), method, verifier, select, budget)
+        parts = assemble(kind, model_of(model, price, kv_memory), method, verifier, select, budget, failures)
         found = anyio.run(solve_with, parts, asked, seed, RunStore(store or default_store()))
         if json_:
             print_json(found.as_json())
@@ -127,6 +131,7 @@ def bench(
     kv_memory: KvMemory = None,
     budget: BudgetText = None,
     seed: Seed = 0,
+    failures: Failures = "fail",
     json_: Json = False,
 ) -> None:
     """Measure methods and selections on a task. The same command again goes on where it was."""
@@ -135,7 +140,8 @@ def bench(
 
     with one_line(lambda: "the same command"):
         asked = model_of(model, price, kv_memory)
-        run_bench(task, method, out, select or ["majority"], difficulty, limit, verifier, asked, budget, seed, json_)
+        rules = select or ["majority"]
+        run_bench(task, method, out, rules, difficulty, limit, verifier, asked, budget, seed, failures, json_)
 
 
 @app.command()

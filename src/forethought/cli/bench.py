@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from forethought.assembly import budget_of, by_of
+from forethought.assembly import budget_of, by_of, failures_of
 from forethought.bench.run import Bench, open_store, run
 from forethought.cli import show
 from forethought.cli.paths import write
@@ -40,6 +40,7 @@ def run_bench(
     model: Model,
     budget: str | None,
     seed: int,
+    failures: str,
     json_: bool,
 ) -> None:
     kind = generated_task(task)
@@ -47,7 +48,7 @@ def run_bench(
     by = by_of(model, kind, verifier, [*programs, *rules])
     level = kind.middle if difficulty is None else difficulty
     problems = [kind.problem(level, index) for index in range(limit)]
-    bench = Bench(by, problems, programs, rules, budget_of(budget), seed)
+    bench = Bench(by, problems, programs, rules, budget_of(budget), seed, failures_of(failures))
     rows = measured(bench, out)
     write(out / "summary.json", json.dumps({"rows": rows}, indent=2) + "\n")
     if json_:

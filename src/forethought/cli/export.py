@@ -40,4 +40,6 @@ def parts_of(row: RunRow) -> Parts:
     spec = row.spec
     select = rule_of(row) if spec["kind"] == "solve" else "first"
     model = model_of(spec["model"], spec.get("price"))
-    return assemble(task_named(spec["task"]), model, spec["method"], spec["verifier"], select, spec["budget"])
+    return assemble(
+        task_named(spec["task"]), model, spec["method"], spec["verifier"], select, spec["budget"], spec["failures"]
+    )

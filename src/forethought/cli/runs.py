@@ -72,7 +72,7 @@ def resume_run(file: Path, run: int, json_: bool) -> None:
     spec = store.run(run).spec
     if spec["kind"] == "bench":
         raise UsageError(f"run {run} belongs to a bench: run the same bench command again")
-    names = ("method", "verifier", "selection", "budget")
+    names = ("method", "verifier", "selection", "budget", "failures")
     model = model_of(spec["model"], spec.get("price"))
     parts = assemble(task_named(spec["task"]), model, *(spec[name] for name in names))
     problem = Problem(spec["problem"], spec["reference"], spec["name"])
