@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forethought.bench.run import Bench, open_store, run
+from forethought.cli.bench import measured
 from forethought.core.budget import Budget
 from forethought.core.cost import Cost
 from forethought.core.draft import ROOT, Draft, Grade
@@ -141,6 +142,17 @@ async def test_the_wall_time_of_a_row_is_what_a_person_waits_also_in_two_lives(t
     assert 0.4 <= first["wall_seconds"] <= waited
     assert first["total"]["seconds"] >= 8 * 0.4
     assert (await run(bench(most=0), open_store(tmp_path)))[0] == first
+
+
+def test_a_bench_on_other_weights_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for weights in ("old", "new"):
+        model = ToyModel(Seeded(0))
+        model.weights = weights  # type: ignore[attr-defined]
+        greedy, first = [methods.parse("greedy")], [selections.parse("first")]
+        measured(Bench(By(model, ToyTask(), None), [PROBLEM], greedy, first, PLENTY), tmp_path)
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("forethought: ")]
+        other = "forethought: run 1 asked the same of a model with other weights, so this run is a new one"
+        assert told == ([] if weights == "old" else [other])
 
 
 @pytest.mark.parametrize("rule", ["first", "majority", "weighted", "best"])

@@ -34,7 +34,7 @@ from tests.servers import Endpoint, other_server, web_page
 
 SOLUTION = {
     "answer", "text", "confidence", "cost", "stopped", "ranked", "seed", "model", "task", "method", "selection", "verifier",
-    "budget", "oracle", "notes", "run",
+    "budget", "oracle", "notes", "run", "recorded",
 }  # fmt: skip
 ROW = {
     "method", "selection", "verifier", "oracle", "task", "difficulty", "accuracy", "low", "high", "problems", "failures",
@@ -354,7 +354,7 @@ def test_the_same_seed_gives_the_same_solution_and_a_stored_one_costs_nothing(
     before = told("runs", tmp_path / "a.sqlite", "--show", 1)
     no_calls(monkeypatch)
     recorded = solved(tmp_path, *words, store="a.sqlite", code=3 if first["answer"] is None else 0)
-    assert timeless(recorded) == timeless(first)
+    assert timeless(recorded) == timeless(first) | {"recorded": True}
     after = told("runs", tmp_path / "a.sqlite", "--show", 1)
     assert after["events"] == before["events"]
     assert after["status"] == "done"
@@ -423,11 +423,38 @@ def test_runs_are_listed_shown_and_resumed(tmp_path: Path, monkeypatch: pytest.M
     assert shown.exit_code == 0
     assert "sample" in shown.stdout
     no_calls(monkeypatch)
-    assert timeless(told("runs", file, "--resume", 1)) == timeless(first)
+    assert timeless(told("runs", file, "--resume", 1)) == timeless(first) | {"recorded": True}
+    again = forethought("solve", "--task", "chain", "--difficulty", 2, "--method", "sample(n=8)", "--store", file)
+    assert "recorded as run 1: this is what it answered then" in " ".join(again.stdout.split())
     assert forethought("runs", file, "--resume", 1).exit_code == 0
     assert told("runs", file, "--resume", 2, code=3)["answer"] is None
     one_line(forethought("runs", file, "--show", 9), "has no run 9")
     one_line(forethought("runs", file, "--resume", 9), "has no run 9")
+
+
+def test_weights_that_are_replaced_make_another_run(tmp_path: Path) -> None:
+    """A model's, and its verifier's; what is told beside them is no part of a model."""
+    tiny.guesser(tmp_path / "generator")
+    tiny.classifier(tmp_path / "reward")
+    words = ["--task", "chain", "--difficulty", 1, "--method", "sample(n=2)", "--select", "best"]
+    words += ["--model", f"local:{tmp_path}/generator", "--verifier", f"process(path='{tmp_path}/reward')"]
+
+    def run() -> dict[str, Any]:
+        cold()
+        found = forethought("solve", *words, "--store", tmp_path / "s", "--json")
+        return {name: json.loads(found.stdout)[name] for name in ("run", "recorded", "notes")}
+
+    assert run() == {"run": 1, "recorded": False, "notes": []}
+    (tmp_path / "generator" / "README.md").write_text("read me")
+    assert run() == {"run": 1, "recorded": True, "notes": []}
+    other = "asked the same of a model with other weights, so this run is a new one"
+    tiny.generator(tmp_path / "generator", seed=1)
+    assert run() == {"run": 2, "recorded": False, "notes": [f"run 1 {other}"]}
+    tiny.classifier(tmp_path / "reward", seed=1)
+    assert run() == {"run": 3, "recorded": False, "notes": [f"run 1, 2 {other}"]}
+    cold()
+    one_line(forethought("runs", tmp_path / "s", "--resume", 1), "run 1 cannot go on", "files", "have changed")
+    assert forethought("runs", tmp_path / "s", "--resume", 3).exit_code in (0, 3)
 
 
 # failures

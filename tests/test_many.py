@@ -31,7 +31,7 @@ def model() -> Scripted:
 EASY, HARD = Problem("easy"), Problem("hard")
 
 
-async def solved(problems: list[Problem], method: str, budget: str = "", **how: object) -> list[Solution]:
+async def solved(problems: list[Problem], method: str, budget: str = "none", **how: object) -> list[Solution]:
     return await forethought.solve_many(problems, task=Words(), model=model(), method=method, budget=budget, **how)  # type: ignore[arg-type]
 
 
@@ -97,7 +97,7 @@ async def test_forks_saved_are_forks_given() -> None:
 
 
 @pytest.mark.parametrize(("problems", "budget", "complaint"), [
-    ([], "", "at least one"),
+    ([], "none", "at least one"),
     (["easy"], "tokens=9,new_tokens=3", "not both"),
 ])  # fmt: skip
 async def test_what_makes_no_sense_is_refused(problems: list[str], budget: str, complaint: str) -> None:

@@ -304,6 +304,36 @@ async def test_a_stored_solution_is_not_bought_again(tmp_path: Path) -> None:
     assert again.cost._replace(seconds=0) == first.cost._replace(seconds=0)
     other = await solve(model=script, store=file, seed=1)
     assert (first.run, again.run, other.run) == (1, 1, 2)
+    assert [found.recorded for found in (first, again, other)] == [False, True, False]
+    assert again.as_json() == first.as_json() | {"recorded": True, "cost": again.cost._asdict()}
+    with pytest.raises(KeyError):  # what is done stays so, whatever becomes of a replay
+        await solve(model=script, store=file, method="sample(n=16)", task=Unreadable())
+    assert [row.status for row in RunStore(file).runs()] == ["done", "done"]
+
+
+class Unreadable(Chain):
+    def answer(self, text: str, problem: Problem) -> str | None:
+        raise KeyError(text)
+
+
+class Here(Scripted):
+    """Runs here, on files that others may take the place of."""
+
+    weights = "a hash"
+
+
+async def test_other_weights_make_another_run(tmp_path: Path) -> None:
+    old, new = Here(guess), Here(lambda prompt, so_far, seed: "answer: 7")
+    new.weights = "another"
+    found = [await solve(model=script, store=tmp_path / "runs.sqlite") for script in (old, new, old, new)]
+    assert [(one.run, one.recorded, one.answer) for one in found] == [
+        (1, False, "43"), (2, False, "7"), (1, True, "43"), (2, True, "7"),
+    ]  # fmt: skip
+    assert found[0].notes == []
+    for one in (1, 3):
+        assert found[one].notes == ["run 1 asked the same of a model with other weights, so this run is a new one"]
+    elsewhere = await solve(model=new, store=tmp_path / "runs.sqlite", seed=1)
+    assert elsewhere.notes == []
 
 
 async def test_a_run_that_failed_is_tried_again(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ async def program(store: RunStore, key: str, budget: Budget, most: int = 5) -> t
     return [p.state for p in pop], run, at.account.cost._replace(seconds=0.0)
 
 
-@pytest.mark.parametrize("budget", ["", "tokens=31", "calls=7", "tokens=9"])
+@pytest.mark.parametrize("budget", ["none", "tokens=31", "calls=7", "tokens=9"])
 async def test_a_run_replays_from_the_file_without_a_call(path: Path, store: RunStore, budget: str) -> None:
     texts, run, cost = await program(store, "a", Budget.parse(budget))
     assert run.physical_calls > 0

@@ -47,7 +47,7 @@ async def solve(
     the task named. Defaults: the task is told from the text; `$FORETHOUGHT_MODEL`, else the embedded reasoner; `majority`,
     or `weighted` with a verifier; 16,000 tokens and 120 seconds. A draft whose model fails ends the run, or is dropped and
     counted with `failures="drop"`. With a `store`, the run is recorded in that file; the same call goes on with a run that
-    was cut off.
+    was cut off, and of one that is done it returns what was recorded (`Solution.recorded`).
 
     Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails.
     """

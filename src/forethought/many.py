@@ -131,4 +131,4 @@ def selecting(parts: Parts) -> Act:
 def solution(parts: Parts, work: Work, at: Scope, seed: int) -> Solution:
     made = Made(work.population, at, "budget" if work.short or at.run.short else "done")
     cost = work.cost._replace(seconds=at.run.clock.now())
-    return replace(made.solution(parts, work.problem, work.verdict, seed, None), cost=cost)
+    return replace(made.solution(parts, work.problem, work.verdict, seed), cost=cost)

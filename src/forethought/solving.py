@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import anyio.to_thread
@@ -17,12 +17,12 @@ from forethought.core.population import Population
 from forethought.core.problem import Problem
 from forethought.core.registry import brief
 from forethought.core.scope import Failures, Run, Scope, Seeded
-from forethought.core.store import RunStore
+from forethought.core.store import RunRow, RunStore
 from forethought.core.trace import MemoryTrace, Trace
 from forethought.methods import By, Method
 from forethought.models.names import is_reasoner
 from forethought.models.price import Price
-from forethought.models.protocol import Loads, Model, Request
+from forethought.models.protocol import Loads, Model, Request, Weighty
 from forethought.selection import Selection, Verdict, wants_grades
 from forethought.tasks import GENERATED
 from forethought.tasks.text import Text
@@ -31,6 +31,7 @@ from forethought.verifiers import Comparer
 NO_ABILITIES = frozenset({"grades", "process", "instructions", "comparisons", "texts"})  # needs that no model declares
 # entries that are limited even where no model counts them: others do, or there is nothing to count
 NOT_COUNTED = frozenset({"cached_tokens", "verifier_calls", "verifier_tokens", "seconds", "usd"})
+WEIGHTS = ("weights", "verifier_weights")  # the entries of a spec that tell the model's and the verifier's
 DEFAULT_BUDGET = Budget({"tokens": 16_000, "seconds": 120})
 WAYS_ON = "pull a general model with `forethought pull smollm2` and pass --model smollm2, or name an endpoint with --model openai:MODEL@http://host:port/v1"
 
@@ -61,12 +62,22 @@ class Parts:
             "budget": str(self.budget),
             "failures": self.failures,
             **({"price": price} if price else {}),
+            **weights_of(self.by),
         }
+
+
+def weights_of(by: By) -> dict[str, str]:
+    """What the parts that run here are, by the content of their files: other weights make another run."""
+    parts = zip(WEIGHTS, (by.model, by.verifier), strict=True)
+    return {entry: part.weights for entry, part in parts if isinstance(part, Weighty)}
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """An answer with its confidence, its bill, and why the method stopped."""
+    """An answer with its confidence, its bill, and why the method stopped.
+
+    `recorded` says that the whole run had been made before, and was read from the store.
+    """
 
     answer: str | None
     text: str | None
@@ -80,6 +91,7 @@ class Solution:
     oracle: bool = False
     notes: Sequence[str] = ()
     run: int | None = None
+    recorded: bool = False
     trace: Trace = field(default_factory=MemoryTrace, repr=False)
 
     def as_json(self) -> dict[str, Any]:
@@ -97,6 +109,7 @@ class Solution:
             "oracle": self.oracle,
             "notes": list(self.notes),
             "run": self.run,
+            "recorded": self.recorded,
         }
 
 
@@ -151,22 +164,35 @@ async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore 
     await prepare(parts.by.model)
     check(problem, parts)
     await load(parts.by)
-    row = None
-    if store is not None:
-        spec = asked(parts, problem, seed, "solve")
-        row = store.begin(key_of(spec), spec)
-    trace = store.trace(row.id) if store and row else MemoryTrace()
+    if store is None:
+        return await _solved(parts, problem, seed, MemoryTrace())
+    spec = asked(parts, problem, seed, "solve")
+    row = store.begin(key_of(spec), spec)
+    done = row.status == "done"
     try:
-        made = await populate(parts, problem, parts.run(seed, trace))
-        verdict = await made.select(parts.selection, parts.by, problem)
+        found = await _solved(parts, problem, seed, store.trace(row.id))
     except BaseException:
-        if store and row:
+        if not done:
             store.end(row.id, "interrupted")
         raise
-    solution = made.solution(parts, problem, verdict, seed, row.id if row else None)
-    if store and row:
-        store.end(row.id, "done", solution.as_json())
-    return solution
+    found = replace(found, run=row.id, recorded=done, notes=[*found.notes, *other_weights(store, row)])
+    if not done:
+        store.end(row.id, "done", found.as_json())
+    return found
+
+
+async def _solved(parts: Parts, problem: Problem, seed: int, trace: Trace) -> Solution:
+    made = await populate(parts, problem, parts.run(seed, trace))
+    verdict = await made.select(parts.selection, parts.by, problem)
+    return made.solution(parts, problem, verdict, seed)
+
+
+def other_weights(store: RunStore, row: RunRow) -> list[str]:
+    """A line where the store has runs of the same words on weights that are not those of this run."""
+    if not row.spec.keys() & set(WEIGHTS):
+        return []
+    others = ", ".join(str(other.id) for other in store.alike(row, WEIGHTS))
+    return [f"run {others} asked the same of a model with other weights, so this run is a new one"] if others else []
 
 
 def asked(parts: Parts, problem: Problem, seed: int, kind: Literal["solve", "bench"]) -> dict[str, Any]:
@@ -210,7 +236,7 @@ class Made:
             self.stopped = "budget"
         return verdict
 
-    def solution(self, parts: Parts, problem: Problem, verdict: Verdict, seed: int, run: int | None) -> Solution:
+    def solution(self, parts: Parts, problem: Problem, verdict: Verdict, seed: int) -> Solution:
         verifier, chosen = parts.by.verifier, verdict.chosen
         return Solution(
             verdict.answer,
@@ -224,8 +250,7 @@ class Made:
             parts.spec(),
             bool(verifier and verifier.oracle(parts.by.task)),
             notes(parts.by, self),
-            run,
-            self.at.run.trace,
+            trace=self.at.run.trace,
         )
 
 

@@ -18,7 +18,7 @@ from forethought.core.cost import ZERO, Cost
 from forethought.core.errors import ModelError
 from forethought.core.problem import Problem
 from forethought.core.scope import Failures, Run, Seeded
-from forethought.core.store import RunStore
+from forethought.core.store import RunRow, RunStore
 from forethought.core.together import together
 from forethought.methods import By, Method
 from forethought.methods.sample import Sample
@@ -43,6 +43,16 @@ class Bench:
 
     def parts(self, method: Method, selection: Selection) -> Parts:
         return Parts(self.by, method, selection, self.budget, self.failures)
+
+    def seed_of(self, index: int) -> int:
+        return Seeded(self.seed).seed((index,))
+
+    def begin(self, method: Method, index: int, store: RunStore) -> RunRow:
+        """The run of a method on a problem, read by all selections."""
+        parts = self.parts(method, self.selections[0])
+        spec = asked(parts, self.problems[index], self.seed_of(index), "bench")
+        spec |= {"selection": ", ".join(map(repr, self.selections))}
+        return store.begin(key_of(spec), spec)
 
 
 async def run(
@@ -80,13 +90,11 @@ async def _all_problems(bench: Bench, method: Method, store: RunStore, done: Cal
 
 
 async def _one(bench: Bench, method: Method, index: int, store: RunStore) -> Outcome:
-    problem, seed = bench.problems[index], Seeded(bench.seed).seed((index,))
-    parts = bench.parts(method, bench.selections[0])
-    spec = asked(parts, problem, seed, "bench") | {"selection": ", ".join(map(repr, bench.selections))}
-    row = store.begin(key_of(spec), spec)
+    problem, parts = bench.problems[index], bench.parts(method, bench.selections[0])
+    row = bench.begin(method, index, store)
     if row.status == "done" and row.outcome is not None:
         return row.outcome
-    run, status = parts.run(seed, store.trace(row.id)), "done"
+    run, status = parts.run(bench.seed_of(index), store.trace(row.id)), "done"
     try:
         outcome = await _measure(bench, method, problem, await populate(parts, problem, run))
     except ModelError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from forethought.core.errors import ForethoughtError
 from forethought.methods import Method, methods
 from forethought.models.protocol import Model
 from forethought.selection import selections
+from forethought.solving import other_weights
 from forethought.tasks import generated_task
 
 
@@ -78,4 +80,7 @@ def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
         def done(method: Method) -> None:
             bars.advance(ids[repr(method)])
 
-        return anyio.run(run, bench, store, done)
+        rows = anyio.run(run, bench, store, done)
+    for line in other_weights(store, bench.begin(bench.methods[0], 0, store)):
+        sys.stderr.write(f"forethought: {line}\n")
+    return rows

@@ -17,7 +17,7 @@ from forethought.cli.errors import NO_ANSWER
 from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.core.store import RunRow, RunStore
-from forethought.solving import solve_with
+from forethought.solving import WEIGHTS, Parts, solve_with, weights_of
 from forethought.tasks import task_named
 
 
@@ -66,6 +66,15 @@ def in_words(data: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in data.items() if name not in ("asked", "model"))
 
 
+def check_weights(run: int, spec: Mapping[str, Any], parts: Parts) -> None:
+    """Refuse to go on with a run on weights that it was not begun with."""
+    now = weights_of(parts.by)
+    if any(spec.get(entry) != now.get(entry) for entry in WEIGHTS):
+        raise UsageError(
+            f"run {run} cannot go on: the files of its model or verifier have changed since; begin a new run"
+        )
+
+
 def resume_run(file: Path, run: int, json_: bool) -> None:
     """Go on with a run of `solve`; a bench is resumed by its own command."""
     store = opened(file)
@@ -75,6 +84,7 @@ def resume_run(file: Path, run: int, json_: bool) -> None:
     names = ("method", "verifier", "selection", "budget", "failures")
     model = model_of(spec["model"], spec.get("price"))
     parts = assemble(task_named(spec["task"]), model, *(spec[name] for name in names))
+    check_weights(run, spec, parts)
     problem = Problem(spec["problem"], spec["reference"], spec["name"])
     found = anyio.run(solve_with, parts, problem, spec["seed"], store)
     if json_:

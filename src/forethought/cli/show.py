@@ -98,6 +98,10 @@ def solution(found: Solution) -> RenderableType:
     lines.append(Text(f"budget: {found.spec['budget']}{default}; {why}"))
     oracle = "   the verifier is an oracle: it looks at the reference" if found.oracle else ""
     lines.append(Text(f"run:    {found.spec['method']}, {found.spec['selection']}, seed {found.seed}{oracle}"))
+    if found.recorded:
+        lines.append(
+            Text(f"note:   recorded as run {found.run}: this is what it answered then, nothing was asked again")
+        )
     lines += [Text(f"note:   {note}") for note in found.notes]
     return Group(*lines)
 

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -132,6 +132,13 @@ class RunStore:
 
     def runs(self) -> list[RunRow]:
         return self._select("ORDER BY id")
+
+    def alike(self, row: RunRow, entries: Sequence[str]) -> list[RunRow]:
+        """The other runs whose specs differ from this one's in nothing but these entries."""
+        paths = [f"$.{entry}" for entry in entries]
+        without = f"json_remove({{}}{', ?' * len(paths)})"
+        same = f"WHERE id != ? AND {without.format('spec')} = {without.format('?')} ORDER BY id"
+        return self._select(same, row.id, *paths, json.dumps(row.spec), *paths)
 
     def run(self, number: int) -> RunRow:
         found = self._select("WHERE id = ?", number)

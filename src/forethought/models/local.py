@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from forethought.models.reading import Reader
 
 PART = "\ufffd"
+KINDS_OF_FILES = frozenset({".safetensors", ".json", ".jinja"})  # weights, configuration, tokenizer, template
 
 
 class Local:
@@ -63,7 +65,15 @@ class Local:
 
     def load(self) -> None:
         """Load now what else would be loaded at the first use."""
-        _ = self.reader, self.engine
+        _ = self.reader, self.engine, self.weights
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """The model's files by their content, wherever they lie: a short hash."""
+        try:
+            return fingerprint(self.path)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be read: {error}") from None
 
     def ids(self, messages: Sequence[Message], draft: Draft) -> tuple[int, ...]:
         """The token ids of a prompt and the draft so far."""
@@ -149,6 +159,16 @@ def sampling(request: Request) -> Sampling:
 
     limits = (request.max_tokens, request.temperature, request.top_p, request.min_p)
     return Sampling(*limits, request.logprobs, request.stop, request.forced)
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of a GGUF file, or of those files of a folder that a model is made of, with their names."""
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in KINDS_OF_FILES)
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            whole.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
+    return whole.hexdigest()[:16]
 
 
 @contextmanager

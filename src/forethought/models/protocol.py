@@ -92,3 +92,13 @@ class Loads(Protocol):
     def load(self) -> None:
         """Read them. Raises UsageError if they cannot be."""
         ...
+
+
+@runtime_checkable
+class Weighty(Protocol):
+    """A model or verifier that runs here: what it says depends on its files, which others may take the place of."""
+
+    @property
+    def weights(self) -> str:
+        """The files by their content, as a short text. Raises UsageError if they cannot be read."""
+        ...

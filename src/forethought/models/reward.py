@@ -24,6 +24,10 @@ class RewardModel:
     def load(self) -> None:
         self._local.load()
 
+    @property
+    def weights(self) -> str:
+        return self._local.weights
+
     def bound(self, messages: tuple[Message, ...], draft: Draft, known: Draft | None) -> Cost:
         """The charge; more than it for a draft that is not written yet, of which only the `size` is known."""
         prompt = len(self._local.ids(messages, ROOT))

@@ -46,6 +46,10 @@ class Process:
     def load(self) -> None:
         reward_model(self.path).load()
 
+    @property
+    def weights(self) -> str:
+        return reward_model(self.path).weights
+
     def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
         return reward_model(self.path).bound(task.prompt(problem), draft, self._known(draft))
 
