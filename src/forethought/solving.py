@@ -68,8 +68,8 @@ class Parts:
 
 def weights_of(by: By) -> dict[str, str]:
     """What the parts that run here are, by the content of their files: other weights make another run."""
-    parts = zip(WEIGHTS, (by.model, by.verifier), strict=True)
-    return {entry: part.weights for entry, part in parts if isinstance(part, Weighty)}
+    parts: tuple[object, object] = (by.model, by.verifier)
+    return {entry: part.weights for entry, part in zip(WEIGHTS, parts, strict=True) if isinstance(part, Weighty)}
 
 
 @dataclass(frozen=True, slots=True)
