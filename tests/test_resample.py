@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from forethought.core.population import Particle, Population, log_evidence, posterior
+from forethought.core.population import Particle, Population, ess, log_evidence, posterior
 from forethought.core.resample import Law, Scheme, resample
 from forethought.core.scope import Clock, Run, Scope, Seeded
 from tests.toy import Choices, Enumerated
@@ -27,6 +27,13 @@ LAWS = st.lists(st.one_of(st.sampled_from([0.2, 1.0]), st.floats(0.05, 1.0)), mi
 class Stopped(Clock):
     def now(self) -> float:
         return 0.0
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_nobody_survives_of_nobody(scheme: Scheme) -> None:
+    at = Scope.root(Run(Seeded(0), clock=Stopped()))
+    assert resample([], 3, [], at, scheme) == resample([], 3, posterior([]), at, scheme) == []
+    assert (ess([]), log_evidence([]), list(posterior([]))) == (0, -math.inf, [])
 
 
 def outcomes(
@@ -177,7 +184,6 @@ def test_no_survivors_is_senseless(scheme: Scheme, n: int) -> None:
     ([0.0, 0.0], [1.0, -0.1]),
     ([0.0, 0.0], [1.0, math.nan]),
     ([0.0, 0.0], [1.0, math.inf]),
-    ([], []),
 ])  # fmt: skip
 def test_a_law_without_full_support_is_refused(logw: list[float], law: list[float]) -> None:
     with pytest.raises(ValueError, match="living particle"):

@@ -51,7 +51,7 @@ def log_weights(pop: Population[S]) -> NDArray[np.float64]:
 
 
 def posterior(pop: Population[S], temper: float = 1.0) -> NDArray[np.float64]:
-    """Probabilities proportional to exp(logw / temper): positive for the living, all zero if every particle is dead."""
+    """Probabilities proportional to exp(logw / temper): positive for the living, all zero if all are dead, none of nobody."""
     if not 0 < temper < math.inf:
         raise ValueError(f"temper is a temperature and must be positive, not {temper}")
     logw = log_weights(pop) / temper
@@ -63,7 +63,7 @@ def posterior(pop: Population[S], temper: float = 1.0) -> NDArray[np.float64]:
 
 
 def ess(pop: Population[S]) -> float:
-    """Effective sample size, 1 / sum of squared weights (Kong 1992): between 1 and len(pop); 0 if all are dead."""
+    """Effective sample size, 1 / sum of squared weights (Kong 1992): between 1 and len(pop); 0 if nobody lives."""
     weights = posterior(pop)
     total = float(weights @ weights)
     return 1 / total if total else 0.0

@@ -28,10 +28,13 @@ def resample(
     """`n` survivors of `pop`, drawn by `law` (one probability a particle; it is normalised here).
 
     `law` must be positive where the particle is alive and is taken as zero where it is dead. `optimal` returns fewer
-    than `n` if fewer are alive. Raises ValueError if all are dead, the law lacks support, or `n` is not positive.
+    than `n` if fewer are alive. Of nobody nobody survives: a population without mass keeps having none. Raises ValueError
+    if all are dead, the law lacks support, or `n` is not positive.
     """
     if n < 1:
         raise ValueError(f"resampling needs at least one survivor, not {n}")
+    if not pop:
+        return []
     alive = np.array([p.logw > -np.inf for p in pop])
     probs = np.where(alive, np.asarray(law, dtype=float), 0.0)
     if not alive.any() or (probs[alive] <= 0).any() or not np.isfinite(probs).all():

@@ -59,7 +59,7 @@ def forgetful(n: int, scheme: Scheme, temper: Callable[[Population[Draft]], floa
     """A move: resample at `temper` and forget the weights. Greedy."""
 
     async def move(pop: Population[Draft], at: Scope) -> list[Particle[Draft]]:
-        survivors = resample(pop, n, posterior(pop, temper(pop)), at, scheme) if pop else []
+        survivors = resample(pop, n, posterior(pop, temper(pop)), at, scheme)
         return [Particle(p.state, 0.0, p.done) for p in survivors]
 
     return move
