@@ -25,6 +25,7 @@ PROPER = {
     "particle-filter(n=2, ess=1.0, resampling=residual)": model_times_odds,
     "particle-filter(n=2, ess=1.0, resampling=optimal)": model_times_odds,
     "particle-filter(n=2, ess=1.0, temper=3.0, temper_end=0.5, temper_steps=2)": model_times_odds,
+    "particle-filter(n=2, ess=1.0, step=2)": model_times_odds,
     "entropic-particle-filter(n=1)": model_times_odds,
     "entropic-particle-filter(n=2)": model_times_odds,
     "steer(n=1)": lambda: steered(10.0),

@@ -11,6 +11,7 @@ from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.simulate import keeping
@@ -45,6 +46,7 @@ class AStar:
     weight: float = 1.0
     path: Literal["likelihood", "drops"] = "likelihood"
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name in ("n", "expand"):
@@ -53,8 +55,10 @@ class AStar:
             require(getattr(self, name) >= 0, f"a-star: {name} must be at least 0, not {getattr(self, name)}")
         if self.path == "likelihood":
             object.__setattr__(self, "needs", self.needs | {"logprobs"})
+        check_step("a-star", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         step = by.step(problem, self.temperature, logprobs=0 if self.path == "likelihood" else None)
         frontier: list[Entry] = [(0.0, 0, 0.0, Particle(ROOT))]
         put = 1

@@ -11,6 +11,7 @@ from forethought.core.population import Population
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.simulate import Search
@@ -44,13 +45,16 @@ class AbMctsA:
     prior: Literal["normal", "beta"] = "normal"
     rollout: bool = True
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name in ("n", "batch"):
             require(getattr(self, name) >= 1, f"ab-mcts-a: {name} must be at least 1, not {getattr(self, name)}")
         require(self.temperature >= 0, f"ab-mcts-a: temperature must be at least 0, not {self.temperature}")
+        check_step("ab-mcts-a", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         search = Search(problem, by, self.temperature, self.rollout)
         arms: defaultdict[Node, Arms] = defaultdict(Arms)
         while search.begun < self.n:

@@ -9,6 +9,7 @@ from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.steps import by_grade, grade_different
@@ -33,13 +34,16 @@ class Beam:
     width: int = 4
     expand: int = 4
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name in ("width", "expand"):
             require(getattr(self, name) >= 1, f"beam: {name} must be at least 1, not {getattr(self, name)}")
         require(self.temperature >= 0, f"beam: temperature must be at least 0, not {self.temperature}")
+        check_step("beam", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         step, rank = by.step(problem, self.temperature), by_grade(by)
         pop: list[Particle[Draft]] = [Particle(ROOT)] * self.width
         while not ended(pop):

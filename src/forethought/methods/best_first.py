@@ -12,6 +12,7 @@ from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.simulate import keeping
@@ -50,16 +51,20 @@ class BestFirst:
     rounds: int = 5
     moves: Literal["model", "all"] = "model"
     temperature: float = 1.0
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name in ("expand", "draws", "depth", "nodes", "rounds"):
             require(getattr(self, name) >= 1, f"best-first: {name} must be at least 1, not {getattr(self, name)}")
         require(self.temperature >= 0, f"best-first: temperature must be at least 0, not {self.temperature}")
+        check_step("best-first", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         known = by.task.name in ENVIRONMENTS
         able = known or (by.verifier is not None and by.verifier.process)
         require(able, "best-first needs a verifier that grades steps, such as process, where a task has no environment")
+        require(not (known and self.step), f"best-first: where moves end is a matter of {by.task.name}, not of step")
         require(known or self.moves == "model", f"best-first: {by.task.name} cannot tell its legal moves")
         world = World(problem, by, self.temperature)
         here, found = world.start(), list[Particle[Draft]]()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forethought.core.draft import Draft
 from forethought.core.errors import UsageError
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Boundary, Step, boundary_of
 from forethought.methods.kernels import Extend, Graded
 from forethought.models.protocol import Model
 from forethought.tasks.protocol import Task
@@ -21,7 +22,7 @@ class By:
     """The parts that a method may use. `verifier` is None where there is none.
 
     `grade_drafts` says that the selection will want grades of whole drafts, `logprobs` that it will want the
-    log-probabilities of their tokens.
+    log-probabilities of their tokens. `steps` is where steps end, where a method does not leave that to the task.
     """
 
     model: Model
@@ -29,16 +30,30 @@ class By:
     verifier: Verifier | None = None
     grade_drafts: bool = False
     logprobs: bool = False
+    steps: Step = None
 
     def draft(self, problem: Problem, temperature: float, *, logprobs: int | None = None) -> Extend | Graded:
         """A kernel that writes a draft to its end, and grades it where the selection will want that."""
         extend = self.piece(problem, temperature, logprobs=logprobs)
         return Graded(extend, Grading(self._verifier, problem, self.task)) if self.grade_drafts else extend
 
-    def step(self, problem: Problem, temperature: float, *, logprobs: int | None = None) -> Extend:
-        """A kernel that writes one step: text up to and including the task's step break, or the end of the text."""
-        stop = (self.task.step_break,)
-        return self.piece(problem, temperature, stop=stop, most=self.task.step_tokens, logprobs=logprobs)
+    def stepped(self, step: Step) -> By:
+        """The same parts, with steps that end where `step` says (None: where these do)."""
+        return self if step is None else replace(self, steps=step)
+
+    @property
+    def boundary(self) -> Boundary:
+        """Where steps end."""
+        return boundary_of(self.task, self.steps)
+
+    def step(
+        self, problem: Problem, temperature: float, *, most: int | None = None, logprobs: int | None = None
+    ) -> Extend:
+        """A kernel that writes one step, to its break or the end of the text, or the first `most` tokens of one."""
+        steps = self.boundary
+        most = steps.tokens if most is None else min(most, steps.tokens)
+        piece = self.piece(problem, temperature, stop=steps.breaks, most=most, logprobs=logprobs)
+        return replace(piece, boundary=steps)
 
     def piece(
         self,

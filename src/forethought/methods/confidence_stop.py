@@ -57,7 +57,7 @@ class ConfidenceStop:
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         step = by.step(problem, self.temperature)
-        probe = by.piece(problem, 0.0, stop=(by.task.step_break,), most=by.task.step_tokens)
+        probe = by.step(problem, 0.0)
         pop: list[Particle[Draft]] = branch([Particle(ROOT)], [self.n])
         said: list[list[str | None]] = [[] for _ in pop]
         while not ended(pop):

@@ -9,6 +9,7 @@ from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.simulate import keeping
@@ -37,14 +38,17 @@ class Dvts:
     n: int = 16
     expand: int = 4
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name in ("n", "expand"):
             require(getattr(self, name) >= 1, f"dvts: {name} must be at least 1, not {getattr(self, name)}")
         require(self.n % self.expand == 0, f"dvts: n must be a multiple of expand {self.expand}, not {self.n}")
         require(self.temperature >= 0, f"dvts: temperature must be at least 0, not {self.temperature}")
+        check_step("dvts", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         step, rank = by.step(problem, self.temperature), by_grade(by)
         heads = [Particle(Draft()) for _ in range(self.n // self.expand)]  # roots of their own keep the trees apart
         made: list[Particle[Draft]] = []

@@ -10,8 +10,8 @@ from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
-from forethought.methods.kernels import within_step
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.steps import by_grade, grade_different
 
@@ -39,6 +39,7 @@ class EarlyRejection:
     tokens: int = 8
     keep: int | None = None
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name in ("width", "expand", "tokens"):
@@ -46,11 +47,13 @@ class EarlyRejection:
         fits = self.keep is None or self.width <= self.keep <= self.width * self.expand
         require(fits, f"early-rejection: keep must be from width to width * expand, not {self.keep}")
         require(self.temperature >= 0, f"early-rejection: temperature must be at least 0, not {self.temperature}")
+        check_step("early-rejection", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
-        stop, whole, rank = (by.task.step_break,), by.task.step_tokens, by_grade(by)
-        begin = by.piece(problem, self.temperature, stop=stop, most=min(self.tokens, whole))
-        finish = by.piece(problem, self.temperature, stop=stop, most=max(whole - self.tokens, 1))
+        by = by.stepped(self.step)
+        rank = by_grade(by)
+        begin = by.step(problem, self.temperature, most=self.tokens)
+        finish = by.step(problem, self.temperature, most=max(by.boundary.tokens - self.tokens, 1))
         pop: list[Particle[Draft]] = [Particle(ROOT)] * self.width
         while not ended(pop):
             pop = [p for p in pop for _ in range(1 if p.ended else self.expand)]
@@ -65,7 +68,7 @@ class EarlyRejection:
 
 async def finished(pop: Population[Draft], finish: Kernel[Draft], by: By, at: Scope) -> list[Particle[Draft]]:
     """The population with every half step written to its end; whole ones stay as they are."""
-    half = [within_step(p.state, by.task) and not p.ended for p in pop]
+    half = [by.boundary.within(p.state) and not p.ended for p in pop]
     stay = [p for p, unfinished in zip(pop, half, strict=True) if not unfinished]
     try:
         return [*stay, *await each([p for p, unfinished in zip(pop, half, strict=True) if unfinished], finish, at)]

@@ -12,6 +12,7 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.resample import Scheme, resample
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.weigh import change, foreseen, forgetful, prefixes, weighed
@@ -23,8 +24,8 @@ PAPER = (
 
 def entropic(pop: Population[Draft], progress: float) -> float:
     """The temperature of resampling: above 1 while the weights are concentrated early in the draft."""
-    ratio = ess(pop) / len(pop) if pop else 1.0
-    return max(1.0, (1 - progress) / ratio) if 0 < ratio < 0.5 and progress < 0.5 else 1.0
+    effective, n = ess(pop), len(pop)
+    return max(1.0, (1 - progress) * n / effective) if 0 < effective < n / 2 and progress < 0.5 else 1.0
 
 
 @methods.register("entropic-particle-filter")
@@ -34,7 +35,7 @@ class EntropicParticleFilter:
 
     Law: proper; the same target as `particle-filter`: whatever law draws the survivors, their weights are corrected for it.
     `look_ahead` modulates that law by what one more step would gain each particle (an auxiliary particle filter), for one
-    more step a particle and round. Progress is counted in rounds of `horizon` (None: the task's `max_steps`).
+    more step a particle and round. Progress is counted in rounds of `horizon` (None: as many as a draft may have steps).
     Constants as published: temperature (1 - progress) / (ESS / n) if ESS / n and progress are both below 1/2; systematic.
     The authors' code has no look-ahead; its form here is the textbook's. See `entropic-particle-filter-published`.
     """
@@ -48,13 +49,15 @@ class EntropicParticleFilter:
     horizon: int | None = None
     resampling: Scheme = "systematic"
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
-        check("entropic-particle-filter", self.n, self.horizon, self.temperature)
+        check("entropic-particle-filter", self.n, self.horizon, self.temperature, self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         move = weighed(problem, by, by.step(problem, self.temperature), partial(change, by=by))
-        rounds, horizon = itertools.count(1), self.horizon or by.task.max_steps
+        rounds, horizon = itertools.count(1), self.horizon or by.boundary.most
 
         async def redraw(pop: Population[Draft], at: Scope) -> list[Particle[Draft]]:
             temper = entropic(pop, next(rounds) / horizon)
@@ -85,18 +88,21 @@ class EntropicParticleFilterPublished:
     horizon: int | None = None
     resampling: Scheme = "systematic"
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
-        check("entropic-particle-filter-published", self.n, self.horizon, self.temperature)
+        check("entropic-particle-filter-published", self.n, self.horizon, self.temperature, self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
-        rounds, horizon = itertools.count(1), self.horizon or by.task.max_steps
+        by = by.stepped(self.step)
+        rounds, horizon = itertools.count(1), self.horizon or by.boundary.most
         step = prefixes(problem, by, by.step(problem, self.temperature))
         redraw = forgetful(self.n, self.resampling, lambda pop: entropic(pop, next(rounds) / horizon))
         return await sequentially(spawn(ROOT, self.n), at, step, redraw)
 
 
-def check(name: str, n: int, horizon: int | None, temperature: float) -> None:
+def check(name: str, n: int, horizon: int | None, temperature: float, step: Step) -> None:
     require(n >= 1, f"{name}: n must be at least 1, not {n}")
     require(horizon is None or horizon >= 1, f"{name}: horizon must be at least 1, not {horizon}")
     require(temperature >= 0, f"{name}: temperature must be at least 0, not {temperature}")
+    check_step(name, step)

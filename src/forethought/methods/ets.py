@@ -9,6 +9,7 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
 from forethought.methods.balance import allocation, balanced, shared_out
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.programme import installed, kept, likeness
 from forethought.methods.protocol import Law, Need, methods
@@ -39,13 +40,16 @@ class Ets:
     coverage: float = 1.5
     likeness: float = 0.05
     temperature: float = 1.0
+    step: Step = None
 
     def __post_init__(self) -> None:
         require(self.n >= 1, f"ets: n must be at least 1, not {self.n}")
         for name in ("temper", "cost", "coverage", "likeness", "temperature"):
             require(getattr(self, name) >= 0, f"ets: {name} must be at least 0, not {getattr(self, name)}")
+        check_step("ets", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         installed()
         rank, shares = by_grade(by), shared_out(by, self.temper)
 

@@ -9,6 +9,7 @@ from forethought.core.draft import Draft, Finish
 from forethought.core.population import Particle
 from forethought.core.problem import Message
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Boundary
 from forethought.models.extend import extend
 from forethought.models.protocol import Completion, Model, Request
 from forethought.tasks.protocol import Task
@@ -20,7 +21,7 @@ class Extend:
     """A kernel that lets the model go on to the end of the draft, or by a piece.
 
     A piece ends behind one of the `stop` strings, or after `most` tokens, and the draft goes on in the next. `logprobs` is
-    how many alternatives are asked for at each token.
+    how many alternatives are asked for at each token. `boundary` is given where pieces are steps or parts of them.
     """
 
     model: Model
@@ -30,6 +31,7 @@ class Extend:
     stop: tuple[str, ...] = ()
     most: int | None = None
     logprobs: int | None = None
+    boundary: Boundary | None = None
 
     def request(self, draft: Draft) -> Request:
         room = self.task.draft_tokens - draft.size
@@ -54,35 +56,13 @@ class Extend:
     def _finish(self, grown: Draft, completion: Completion, asked: int) -> Finish | None:
         """Whether the draft goes no further. A piece that was cut at its own cap goes on as the next."""
         cut = completion.finish == "length" and (self.most is None or completion.cost.new_tokens < asked)
-        full = grown.size >= self.task.draft_tokens or (
-            self._steps and sum(whole_steps(grown, self.task)) >= self.task.max_steps
-        )
-        half = completion.finish == "length" and not self._steps  # of a character; but an empty step ends the draft
+        steps = self.boundary
+        full = grown.size >= self.task.draft_tokens or (steps is not None and steps.full(grown))
+        # An empty piece may be half a character; but where steps end behind a string, an empty step ends the draft.
+        half = completion.finish == "length" and not (steps and steps.breaks)
         if completion.finish == "end" or not (completion.text or half):
             return "end"
         return "length" if cut or full else None
-
-    @property
-    def _steps(self) -> bool:
-        return self.task.step_break in self.stop
-
-
-def whole_steps(draft: Draft, task: Task) -> list[bool]:
-    """For each piece in order, whether a step ends with it: at a step break, or where it is as long as a step may be.
-
-    So a step counts once in however many pieces it was drawn.
-    """
-    found, begun = [], 0
-    for piece in [*draft.lineage()][-2::-1]:
-        ends = piece.new.endswith(task.step_break) or piece.size - begun >= task.step_tokens
-        begun = piece.size if ends else begun
-        found.append(ends)
-    return found
-
-
-def within_step(draft: Draft, task: Task) -> bool:
-    """Whether the last step has only begun."""
-    return not whole_steps(draft, task)[-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from forethought.core.population import Population
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.simulate import Search
@@ -43,14 +44,17 @@ class Mcts:
     batch: int = 8
     rollout: bool = True
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name in ("n", "expand", "batch"):
             require(getattr(self, name) >= 1, f"mcts: {name} must be at least 1, not {getattr(self, name)}")
         require(self.explore >= 0, f"mcts: explore must be at least 0, not {self.explore}")
         require(self.temperature >= 0, f"mcts: temperature must be at least 0, not {self.temperature}")
+        check_step("mcts", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         search = Search(problem, by, self.temperature, self.rollout)
         while search.begun < self.n and not search.root.closed:
             leaves = self.select(search.root, min(self.batch, self.n - search.begun))

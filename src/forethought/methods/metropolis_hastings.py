@@ -12,6 +12,7 @@ from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.weigh import log_odds
@@ -83,14 +84,17 @@ class MetropolisHastings:
     moves: int = 4
     temper: float = 1.0
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         require(self.chains >= 1, f"metropolis-hastings: chains must be at least 1, not {self.chains}")
         require(self.moves >= 0, f"metropolis-hastings: moves must be at least 0, not {self.moves}")
         require(self.temper > 0, f"metropolis-hastings: temper must be positive, not {self.temper}")
         require(self.temperature >= 0, f"metropolis-hastings: temperature must be at least 0, not {self.temperature}")
+        check_step("metropolis-hastings", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         rewrite = Rewrite(problem, by, self.temper, self.temperature)
         now = await rewrite.written([Particle(ROOT)] * self.chains, at)
         visited = list(now)

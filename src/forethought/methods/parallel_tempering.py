@@ -12,6 +12,7 @@ from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.particle_gibbs import Sweep, drawn
 from forethought.methods.protocol import Law, Need, methods
@@ -31,7 +32,7 @@ async def swept(chain: Particle[Chain], at: Scope) -> Particle[Chain]:
     """A kernel: one more sweep."""
     sweep = chain.state.sweep
     pop = await sweep(chain.state.reference, at)
-    return chain.moved(Chain(sweep, pop, drawn(pop, at) if pop else None))
+    return chain.moved(Chain(sweep, pop, drawn(pop, at)))
 
 
 def exchanged(references: Sequence[Draft], tempers: Sequence[float], by: By, at: Scope) -> list[Draft]:
@@ -65,13 +66,16 @@ class ParallelTempering:
     sweeps: int = 3
     hottest: float = 4.0
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name, least in (("chains", 1), ("n", 2), ("sweeps", 1), ("hottest", 1), ("temperature", 0)):
             value = getattr(self, name)
             require(value >= least, f"parallel-tempering: {name} must be at least {least}, not {value}")
+        check_step("parallel-tempering", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         tempers = [self.hottest ** (k / max(self.chains - 1, 1)) for k in range(self.chains)]
         sweeps = [Sweep(problem, by, self.n, temper, self.temperature) for temper in tempers]
         chains = [Particle(Chain(sweep)) for sweep in sweeps]

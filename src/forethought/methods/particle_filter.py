@@ -12,6 +12,7 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.resample import Scheme, resample
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.weigh import annealed, change, check_tempers, forgetful, prefixes, weighed
@@ -40,14 +41,17 @@ class ParticleFilter:
     temper_end: float | None = None
     temper_steps: int = 10
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         require(self.n >= 1, f"particle-filter: n must be at least 1, not {self.n}")
         require(0 <= self.ess <= 1, f"particle-filter: ess is a share of n, from 0 to 1, not {self.ess}")
         check_tempers("particle-filter", self.temper, self.temper_end, self.temper_steps)
         require(self.temperature >= 0, f"particle-filter: temperature must be at least 0, not {self.temperature}")
+        check_step("particle-filter", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         move = weighed(problem, by, by.step(problem, self.temperature), partial(change, by=by))
         rounds = itertools.count()
 
@@ -79,6 +83,7 @@ class ParticleFilterPublished:
     temper_end: float | None = None
     temper_steps: int = 10
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         require(self.n >= 1, f"particle-filter-published: n must be at least 1, not {self.n}")
@@ -86,8 +91,10 @@ class ParticleFilterPublished:
         require(
             self.temperature >= 0, f"particle-filter-published: temperature must be at least 0, not {self.temperature}"
         )
+        check_step("particle-filter-published", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         rounds = itertools.count()
         step = prefixes(problem, by, by.step(problem, self.temperature))
         redraw = forgetful(

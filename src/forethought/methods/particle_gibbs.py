@@ -13,6 +13,7 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.resample import resample
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.weigh import change, weighed
@@ -55,8 +56,9 @@ class Sweep:
         raise AssertionError("unreachable")
 
 
-def drawn(pop: Population[Draft], at: Scope) -> Draft:
-    return pop[at.draw(posterior(pop).tolist())].state
+def drawn(pop: Population[Draft], at: Scope) -> Draft | None:
+    """The next reference; nobody's is none, so that the next sweep begins anew."""
+    return pop[at.draw(posterior(pop).tolist())].state if pop else None
 
 
 @methods.register("particle-gibbs")
@@ -78,14 +80,17 @@ class ParticleGibbs:
     sweeps: int = 3
     temper: float = 1.0
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         require(self.n >= 2, f"particle-gibbs: n must be at least 2, of which one is the reference, not {self.n}")
         require(self.sweeps >= 1, f"particle-gibbs: sweeps must be at least 1, not {self.sweeps}")
         require(self.temper > 0, f"particle-gibbs: temper must be positive, not {self.temper}")
         require(self.temperature >= 0, f"particle-gibbs: temperature must be at least 0, not {self.temperature}")
+        check_step("particle-gibbs", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         sweep = Sweep(problem, by, self.n, self.temper, self.temperature)
         every: list[Particle[Draft]] = []
         reference: Draft | None = None
@@ -95,7 +100,5 @@ class ParticleGibbs:
                 pop = await sweep(reference, place)
             every += pop
             at.keep(every)
-            if not pop:  # all were dropped after failures
-                break
             reference = drawn(pop, at)
         return every

@@ -13,6 +13,7 @@ from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.chances import distinct, likelihood, softmax
 from forethought.methods.foresight import Pair, agreement, clustered, gains, paired
@@ -54,17 +55,17 @@ class PhiDecoding:
     temper: float = 0.1
     temperature: float = 0.6
     foresight: float = 1.0
+    step: Step = None
 
     def __post_init__(self) -> None:
-        for name, lowest in {"width": 1, "expand": 1, "depth": 0, "least": 0, "clusters": 1}.items():
-            value = getattr(self, name)
+        for name in ("width", "expand", "clusters", "depth", "least", "sigma", "temperature", "foresight"):
+            value, lowest = getattr(self, name), int(name in ("width", "expand", "clusters"))
             require(value >= lowest, f"phi-decoding: {name} must be at least {lowest}, not {value}")
-        require(self.sigma >= 0, f"phi-decoding: sigma must be at least 0, not {self.sigma}")
         require(self.temper > 0, f"phi-decoding: temper must be positive, not {self.temper}")
-        for name in ("temperature", "foresight"):
-            require(getattr(self, name) >= 0, f"phi-decoding: {name} must be at least 0, not {getattr(self, name)}")
+        check_step("phi-decoding", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         step = by.step(problem, self.temperature, logprobs=0)
         look = replace(by, grade_drafts=False).draft(problem, self.foresight, logprobs=0)
         pop, value = [Particle(ROOT)] * self.width, {ROOT: 0.0}
@@ -104,7 +105,7 @@ class PhiDecoding:
     def weighed(self, pairs: Sequence[Pair], value: dict[Draft, float]) -> list[Particle[Draft]]:
         """The finished drafts with the chances by which the paper draws one of them."""
         labels = clustered(pairs, LAST_CLUSTERS)
-        largest = labels == np.bincount(labels).argmax() if pairs else labels
+        largest = labels == np.bincount(labels).argmax()
         law = softmax(np.where(largest, gains(pairs, value) / self.temper, -math.inf))
         logs = [math.log(p) if p > 0 else -math.inf for p in law.tolist()]
         return [Particle(end, logw, done=True) for (_, end), logw in zip(pairs, logs, strict=True)]

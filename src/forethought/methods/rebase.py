@@ -9,6 +9,7 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
 from forethought.methods.balance import balanced, shared_out
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 
@@ -33,12 +34,15 @@ class Rebase:
     n: int = 16
     temper: float = 0.2
     temperature: float = 1.0
+    step: Step = None
 
     def __post_init__(self) -> None:
         require(self.n >= 1, f"rebase: n must be at least 1, not {self.n}")
         for name in ("temper", "temperature"):
             require(getattr(self, name) >= 0, f"rebase: {name} must be at least 0, not {getattr(self, name)}")
+        check_step("rebase", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         step = by.step(problem, self.temperature)
         return await balanced(self.n, shared_out(by, self.temper), step, problem, by, at)

@@ -14,6 +14,7 @@ from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.chances import distinct, likelihood
 from forethought.methods.protocol import Law, Need, methods
@@ -49,14 +50,17 @@ class SelfEvalBeam:
     decay: float = 1.0
     rho: float = 0.0
     temperature: float = 1.0
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name in ("width", "expand"):
             require(getattr(self, name) >= 1, f"self-eval-beam: {name} must be at least 1, not {getattr(self, name)}")
         for name in ("tau", "decay", "temperature"):
             require(getattr(self, name) >= 0, f"self-eval-beam: {name} must be at least 0, not {getattr(self, name)}")
+        check_step("self-eval-beam", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         step = by.step(problem, self.temperature, logprobs=0)
         pop: Population[Draft] = [Particle(ROOT)]
         tau = self.tau

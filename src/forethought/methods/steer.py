@@ -13,6 +13,7 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.resample import Scheme
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.weigh import weighed
@@ -52,14 +53,17 @@ class Steer:
     resampling: Scheme = "multinomial"
     ess: float = 0.5
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         require(self.n >= 1, f"steer: n must be at least 1, not {self.n}")
         require(self.strength >= 0, f"steer: strength must be at least 0, not {self.strength}")
         require(0 <= self.ess <= 1, f"steer: ess is a share of n, from 0 to 1, not {self.ess}")
         require(self.temperature >= 0, f"steer: temperature must be at least 0, not {self.temperature}")
+        check_step("steer", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         move = weighed(problem, by, by.step(problem, self.temperature), lambda draft: self._gain(draft, by))
         return await sequentially(spawn(ROOT, self.n), at, move, resampled(self.n, self.resampling, self.ess))
 
