@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -12,8 +13,11 @@ from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.methods import By, methods
+from forethought.models.scripted import Scripted
 from forethought.tasks.protocol import Task
 from forethought.verifiers import Verifier, verifiers
+from forethought.verifiers.asking import given, grown
+from forethought.verifiers.noisy import Noisy
 from forethought.verifiers.overconfident import Overconfident
 from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask, table, texts
 
@@ -131,3 +135,110 @@ async def test_steering_by_a_pattern() -> None:
     living = {p.state.text for p in pop if p.logw > -math.inf}
     assert living
     assert living <= {text for text in texts() if "b" not in text}
+
+
+# steps, in however many pieces, under wrappers
+
+
+class Lines(ToyTask):
+    step_break, step_tokens, draft_tokens, max_steps = "\n", 4, 64, 9
+
+
+class Grown(TableVerifier):
+    """Grades the draft as it stands, behind the grades of its beginnings; each a number of its own."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        self.asked += 1
+        return grown(draft, str(self), 0.6 + self.asked / 100), Cost(verifier_calls=1)
+
+
+async def along(verifier: Verifier, *pieces: str, seed: int = 0) -> list[Grade]:
+    """The grades of a draft as it grows by these pieces, each at a place of its own."""
+    made, grades = ROOT, []
+    for i, piece in enumerate(pieces):
+        made = Draft(made, piece, size=made.size + 1)
+        grade, _ = await verifier.grade(made, PROBLEM, Lines(), Call((i,), Seeded(seed).seed((i,))))
+        made, grades = made.graded(str(verifier), grade), [*grades, grade]
+    return grades
+
+
+async def test_confidence_fades_by_steps_not_by_pieces() -> None:
+    sure = around(Constant(), sharpen=3.0, until=2)
+    whole, halves = await along(sure, "one\n", "two\n"), await along(sure, "o", "ne\n", "t", "wo\n")
+    assert [g.value for g in halves] == [whole[0].value, whole[0].value, whole[1].value, whole[1].value]
+    assert [log_odds(g.value) for g in whole] == pytest.approx([3 * log_odds(0.7), 2 * log_odds(0.7)])
+
+
+async def test_a_step_that_was_graded_is_not_sharpened_twice() -> None:
+    first, second = await along(around(Grown(), sharpen=3.0, until=2), "one\n", "two\n")
+    assert second.steps == (first.value, second.value)
+    assert log_odds(second.value) == pytest.approx(2 * log_odds(0.62))
+
+
+def noisy(inner: Verifier, **told: object) -> Noisy:
+    wrapper = Noisy(**{"false_positive": 0.3, "false_negative": 0.2, **told})  # type: ignore[arg-type]
+    wrapper.__dict__["inner"] = inner
+    return wrapper
+
+
+class Constant(TableVerifier):
+    """Grades every line."""
+
+    def __init__(self, value: float = 0.7) -> None:
+        self.value = value
+
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        lines = len(draft.text.splitlines())
+        return Grade(self.value, (self.value,) * lines), Cost(verifier_calls=1)
+
+
+@pytest.mark.parametrize(("value", "rate"), [(0.7, 0.2), (0.3, 0.3)])
+async def test_noise_errs_at_each_step_at_its_rate_and_once(value: float, rate: float) -> None:
+    wrong = []
+    for seed in range(300):
+        grades = await along(noisy(Constant(value)), "a\n", "b\n", "c\n", "d\n", seed=seed)
+        assert all(later.steps[:-1] == earlier.steps for earlier, later in pairwise(grades))
+        assert [g.value for g in grades] == list(grades[-1].steps)
+        wrong.append([g != value for g in grades[-1].steps])
+        assert {*grades[-1].steps} <= {value, 1 - value}
+    for step in zip(*wrong, strict=True):
+        assert sum(step) / 300 == pytest.approx(rate, abs=0.08)
+    assert len({tuple(row) for row in wrong}) > 8  # each step by itself
+
+
+async def test_noise_is_of_the_place_or_of_the_text() -> None:
+    pieces = ["a\n", "b\n", "c\n"]
+    placed = [
+        [g.value for g in await along(noisy(Constant()), *pieces, seed=seed)] for seed in (*range(20), *range(20))
+    ]
+    assert placed[:20] == placed[20:]
+    assert len({tuple(p) for p in placed}) > 2
+    told = noisy(Constant(), per="answer")
+    assert len({tuple([g.value for g in await along(told, *pieces, seed=seed)]) for seed in range(20)}) == 1
+    assert len({(await along(told, f"{i}\n"))[0].value for i in range(40)}) == 2
+
+
+async def test_a_filter_runs_under_noise() -> None:
+    """Each step is read once, and its grade stays."""
+    at = Scope.root(Run(Seeded(2)))
+    by = By(ToyModel(Seeded(2)), ToyTask(), noisy(Reading()))
+    assert by.verifier is not None
+    assert by.verifier.process
+    pop = await methods.parse("particle-filter(n=8)")(PROBLEM, by, at)
+    for p in pop:
+        *drafts, _ = p.state.lineage()
+        assert [g.steps for d in drafts for g in d.grades.values()] == [
+            drafts[0].grades[str(by.verifier)].steps[: len(drafts) - i] for i in range(len(drafts))
+        ]
+    assert at.account.spent.verifier_tokens == at.account.spent.new_tokens
+
+
+async def test_what_a_wrapper_asks_may_ask_the_runs_model() -> None:
+    wrapper = given(verifiers.parse("noisy(of='self-eval')"), Scripted(lambda *_: "yes"))
+    assert wrapper.inner.own.name == "scripted"
+    assert (wrapper.process, verifiers.parse("noisy").process) == (True, False)
+    with pytest.raises(UsageError, match="there is no verifier 'self'"):
+        verifiers.parse("noisy(of=self)")

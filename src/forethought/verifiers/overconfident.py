@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Call
-from forethought.models.protocol import Loads
 from forethought.tasks.protocol import Task
-from forethought.verifiers.protocol import Verifier, verifiers
+from forethought.verifiers.around import Around, written_steps
+from forethought.verifiers.protocol import verifiers
 
 EDGE = 1e-9  # grades nearer to 0 or 1 have no finite log-odds
 
 
 @verifiers.register("overconfident")
 @dataclass(frozen=True)
-class Overconfident:
+class Overconfident(Around):
     """The verifier `of` with its log-odds multiplied: by `sharpen` at the first step, falling to 1 after `until` steps.
 
     What it prefers stays the same, and finished drafts get the grades of `of` itself: only early confidence is false. So
@@ -38,41 +36,15 @@ class Overconfident:
         require(self.until >= 1, f"overconfident: until must be at least 1, not {self.until}")
         verifiers.parse(self.of)
 
-    @functools.cached_property
-    def inner(self) -> Verifier:
-        return verifiers.parse(self.of)
-
-    def load(self) -> None:
-        if isinstance(self.inner, Loads):
-            self.inner.load()
-
-    @property
-    def process(self) -> bool:
-        return self.inner.process
-
-    def oracle(self, task: Task) -> bool:
-        return self.inner.oracle(task)
-
-    def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
-        return self.inner.bound(self._known(draft), problem, task)
-
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
-        grade, cost = await self.inner.grade(self._known(draft), problem, task, call)
+        grade, cost = await self.asked(draft, problem, task, call)
         if grade.value is None or draft.finish is not None:
             return grade, cost
-        step = len(draft.steps)
-        steps = tuple(self._sharpened(value, i + 1) for i, value in enumerate(grade.steps))
-        return replace(grade, value=self._sharpened(grade.value, step), steps=steps), cost
+        steps = [self._sharpened(value, i + 1) for i, value in enumerate(grade.steps)]
+        value = self._sharpened(grade.value, len(written_steps(draft, task)))
+        return self.changed(draft, grade, value, steps), cost
 
     def _sharpened(self, value: float, step: int) -> float:
         factor = 1 + (self.sharpen - 1) * max(0.0, 1 - (step - 1) / self.until)
         clipped = min(max(value, EDGE), 1 - EDGE)
         return 1 / (1 + math.exp(-factor * (math.log(clipped) - math.log1p(-clipped))))
-
-    def _known(self, draft: Draft) -> Draft:
-        """The draft as the inner verifier would have left it: with its name on what it has graded and need not read again."""
-        if draft.parent is None:
-            return draft
-        mine = draft.grades.get(str(self))
-        grades = draft.grades if mine is None else MappingProxyType({**draft.grades, str(self.inner): mine})
-        return replace(draft, parent=self._known(draft.parent), grades=grades)

@@ -1,0 +1,72 @@
+"""What verifiers around another one share: they ask it, and change what it says of what is new."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import ClassVar
+
+from forethought.core.cost import Cost
+from forethought.core.draft import Draft, Grade
+from forethought.core.problem import Problem
+from forethought.core.scope import Call
+from forethought.models.protocol import Loads, Model
+from forethought.tasks.protocol import Task
+from forethought.verifiers.asking import given
+from forethought.verifiers.endpoint import steps_of
+from forethought.verifiers.protocol import Verifier, verifiers
+
+
+class Around:
+    """A verifier around the verifier `of`, which it asks in the name of."""
+
+    own: ClassVar[Model | None] = None
+    of: str
+
+    @functools.cached_property
+    def inner(self) -> Verifier:
+        inner = verifiers.parse(self.of)
+        return inner if self.own is None else given(inner, self.own)
+
+    def load(self) -> None:
+        if isinstance(self.inner, Loads):
+            self.inner.load()
+
+    @property
+    def process(self) -> bool:
+        return self.inner.process
+
+    def oracle(self, task: Task) -> bool:
+        return self.inner.oracle(task)
+
+    def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
+        return self.inner.bound(self._seen(draft), problem, task)
+
+    async def asked(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        return await self.inner.grade(self._seen(draft), problem, task, call)
+
+    def changed(self, draft: Draft, said: Grade, value: float, steps: Sequence[float]) -> Grade:
+        """What the inner verifier `said`, with a new `value` and new grades of its steps.
+
+        A step that was graded with a beginning of the draft keeps that grade: it is neither changed twice nor drawn anew.
+        """
+        known = next(
+            (d.grades[str(self)].steps for d in draft.lineage() if d is not draft and str(self) in d.grades), ()
+        )
+        kept = min(len(known), len(said.steps) - 1)
+        return replace(said, value=value, steps=(*known[:kept], *steps[kept:-1], value) if said.steps else ())
+
+    def _seen(self, draft: Draft) -> Draft:
+        """The draft as the inner verifier would have left it: with its name on what it has graded and need not read again."""
+        if draft.parent is None:
+            return draft
+        mine = draft.grades.get(str(self))
+        grades = draft.grades if mine is None else MappingProxyType({**draft.grades, str(self.inner): mine})
+        return replace(draft, parent=self._seen(draft.parent), grades=grades)
+
+
+def written_steps(draft: Draft, task: Task) -> list[str]:
+    """The steps so far, by the task's break, in however many pieces they were drawn; where it has none, the pieces."""
+    return steps_of(draft.text, task) if task.step_break else draft.steps or [""]
