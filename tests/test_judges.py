@@ -290,7 +290,8 @@ async def test_a_causal_reward_model_reads_turns() -> None:
     (asked,) = model.asked
     assert [m["content"] for m in asked.messages] == ["What is 2 + 2? one", "+", "two", "+", "three"]
     assert [m["role"] for m in asked.messages] == ["user", "assistant"] * 2 + ["user"]
-    assert (grade.steps, cost.verifier_calls) == (pytest.approx((0.8,)), 1)
+    assert (grade.value, cost.verifier_calls) == (pytest.approx(0.8), 1)
+    assert grade.steps == ()  # one grade of three steps is not the least of them, nor their product
 
 
 async def test_a_causal_reward_model_asks_only_about_new_steps() -> None:
@@ -304,6 +305,28 @@ async def test_a_causal_reward_model_asks_only_about_new_steps() -> None:
     steps = particle.state.grades[str(verifier)].steps
     assert len(steps) == 4
     assert list(steps) == sorted(steps, reverse=True)
+
+
+@pytest.mark.parametrize("every", [False, True])
+async def test_a_causal_reward_model_has_one_grade_a_step_however_the_steps_were_drawn(every: bool) -> None:
+    """In halves, whole, or two at once: what was graded half-way is asked about again."""
+    model = Tops(lambda prompt: {"+": math.log(0.9), "-": math.log(0.01 * len(prompt))})
+    verifier, at = by(f"reward-token(every={every})", model), Scope.root()
+    wanted = (await graded(by("reward-token(every=True)", model), Draft(None, "one\n\ntwo\n\nthree", size=5)))[0].steps
+    for pieces in (
+        ["one\n\n", "two\n\n", "three"],
+        ["on", "e\n\n", "tw", "o\n\n", "three"],
+        ["one\n\ntwo\n\n", "three"],
+    ):
+        draft = Draft()
+        for piece in pieces:
+            (particle,) = await grade_all(
+                [Particle(Draft(draft, piece, size=draft.size + 1))], verifier, ASKED, TASK, at
+            )
+            draft = particle.state
+        complete = every or len(pieces) != 2
+        assert draft.grades[str(verifier)].steps == pytest.approx(wanted if complete else ())
+        assert draft.grades[str(verifier)].value == pytest.approx(wanted[-1])
 
 
 async def test_the_bound_for_all_steps_of_an_unwritten_draft_covers_any_writing() -> None:

@@ -25,7 +25,8 @@ class RewardToken:
     The first turn is the problem and the first step; earlier steps stand as answered with `good`. One token with its
     log-probabilities a step, so that the server keeps its prefix cache. Incremental: only steps behind the nearest graded
     beginning are asked about, and of those only the last unless `every`, for which a budget has to hold `max_steps` calls.
-    Unknown if neither token is among the 20 likeliest.
+    A draft of which steps were left out has its last step's grade alone: their least, mean or product needs `every`.
+    A step that was graded half-way is asked about again. Unknown if neither token is among the 20 likeliest.
     """
 
     name = "reward-token"
@@ -42,21 +43,22 @@ class RewardToken:
     def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
         model, text = model_of(self), written(draft)
         if draft.text or not self.every:
-            return most(model, self._requests(text, problem, task, self._known(draft)))
+            return most(model, self._requests(text, problem, task, len(self._known(draft, task))))
         (longest,) = self._requests(text, problem, task, 0, last=True)
         return most(model, [longest]).times(max(1, min(task.max_steps, draft.size)))
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
         model = await ready(self)
         needs_logprobs(self.name, model)
-        requests = self._requests(draft.text, problem, task, self._known(draft))
+        known = self._known(draft, task)
+        requests = self._requests(draft.text, problem, task, len(known))
         answers, cost = await ask(model, requests, call)
         found = [chance(answer.top[0], self.good, self.bad) if answer.top else None for answer in answers]
         steps = [value for value in found if value is not None]
         if len(steps) < len(found):
             return UNKNOWN, cost
-        before = next((d.grades[str(self)].steps for d in draft.lineage() if self._graded(d, draft)), ())
-        return Grade(steps[-1], (*before, *steps)), cost
+        before = len(steps_of(draft.text, task)) - len(steps)
+        return Grade(steps[-1], (*known[:before], *steps) if len(known) >= before else ()), cost
 
     def _requests(self, text: str, problem: Problem, task: Task, known: int, last: bool = False) -> list[Request]:
         """The questions about the steps from number `known` on; at least the last."""
@@ -72,9 +74,10 @@ class RewardToken:
             messages.append({"role": "user", "content": step if i else f"{asked} {step}"})
         return Request(tuple(messages), max_tokens=1, logprobs=ALTERNATIVES)
 
-    def _known(self, draft: Draft) -> int:
-        """How many steps the nearest graded beginning has grades of."""
-        return next((len(d.grades[str(self)].steps) for d in draft.lineage() if self._graded(d, draft)), 0)
-
-    def _graded(self, beginning: Draft, draft: Draft) -> bool:
-        return beginning is not draft and str(self) in beginning.grades
+    def _known(self, draft: Draft, task: Task) -> tuple[float, ...]:
+        """The grades of the whole steps of the nearest graded beginning."""
+        graded = next((d for d in draft.lineage() if d is not draft and str(self) in d.grades), None)
+        if graded is None:
+            return ()
+        whole = len(steps_of(graded.text, task)) - (not graded.text.endswith(task.step_break))
+        return graded.grades[str(self)].steps[:whole]
