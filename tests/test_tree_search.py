@@ -12,13 +12,17 @@ import anyio
 import numpy as np
 import pytest
 
-from forethought.core.draft import ROOT, Draft
-from forethought.core.scope import Scope
-from forethought.methods import By, ab_mcts_m, simulate, thompson
+from forethought.core.cost import Cost
+from forethought.core.draft import ROOT, Draft, Grade
+from forethought.core.errors import UsageError
+from forethought.core.problem import Problem
+from forethought.core.scope import Call, Scope
+from forethought.methods import By, ab_mcts_m, methods, simulate, thompson
 from forethought.methods.ab_mcts_a import AbMctsA
 from forethought.methods.mcts import Mcts
 from forethought.methods.mixed import fit, grid
 from forethought.methods.tree import Node, Scores, back_up
+from forethought.tasks.protocol import Task
 from tests.ladder import PROBLEM, Grader, Ladder, LadderTask, climb, grade
 from tests.mixed_mcmc import predictions, wins
 
@@ -233,6 +237,20 @@ def test_a_beta_arm_is_drawn_from_jeffreys_posterior() -> None:
     draws = drawn("beta", [1.0, 0.5, 0.5])
     assert draws.mean() == pytest.approx(2.5 / 4, abs=0.005)
     assert draws.var() == pytest.approx(2.5 * 1.5 / 16 / 5, abs=0.002)
+
+
+async def test_a_beta_arm_refuses_what_is_no_share_and_what_was_found_is_kept() -> None:
+    class Unbounded(Grader):
+        async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+            return Grade(-1.5), Cost(verifier_calls=1)
+
+    at, by = Scope.root(), By(Ladder(), LadderTask(), Unbounded())
+    with pytest.raises(
+        UsageError, match=r"prior=beta needs grades in \[0, 1\], and one was -1.5; prior=normal takes any"
+    ):
+        await methods.parse("ab-mcts-a(prior=beta)")(PROBLEM, by, at)
+    assert at.kept
+    assert await methods.parse("ab-mcts-a")(PROBLEM, by, Scope.root())
 
 
 def test_what_is_pending_sharpens_an_arm_and_does_not_move_it() -> None:

@@ -65,9 +65,15 @@ class AbMctsA:
                 leaves[-1].begin()
                 self.learn(leaves[-1], arms)
             reached = await search.simulate(leaves, at)
+            for _, score in reached:
+                self.check(score)
             for node in dict.fromkeys([*leaves, *(node for node, _ in reached)]):
                 self.learn(node, arms)
         return await search.finished(at)
+
+    def check(self, score: float) -> None:
+        able = self.prior != "beta" or 0 <= score <= 1
+        require(able, f"ab-mcts-a: prior=beta needs grades in [0, 1], and one was {score:g}; prior=normal takes any")
 
     def descend(self, node: Node, arms: defaultdict[Node, Arms], chance: np.random.Generator) -> Node:
         """The node from which the next step is to be drawn."""
