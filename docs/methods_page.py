@@ -13,9 +13,10 @@ HEAD = """# Methods and selections
 
 Generated from the code by `python docs/methods_page.py`; a test holds it to what is registered. *Law*: `proper` keeps the
 unnormalised measure in expectation, `invariant` is a Markov kernel that keeps its target, `greedy` is neither. *Needs*:
-abilities of the model; `process` is a verifier that grades unfinished drafts, `grades` any verifier. *step*, where a method
-has it, is where its steps end: `step=32` after so many tokens, `step=';'` behind this string, `step=sentence` behind a sentence
-or a line; None leaves it to the task. Steps that end behind a string are at most the task's `step_tokens` long.
+abilities of the model; `process` is a verifier that grades unfinished drafts, `grades` any verifier; `self-evaluation` is a
+model that reads instructions, or `process`. *step*, where a method has it, is where its steps end: `step=32` after so many
+tokens, `step=';'` behind this string, `step=sentence` behind a sentence or a line; None leaves it to the task. Steps that end
+behind a string are at most the task's `step_tokens` long.
 """
 
 

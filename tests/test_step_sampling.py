@@ -13,6 +13,7 @@ import pytest
 
 from forethought.core.cost import Cost
 from forethought.core.draft import ROOT, Draft
+from forethought.core.errors import UsageError
 from forethought.core.population import Particle
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Run, Scope, Seeded
@@ -24,8 +25,12 @@ from forethought.methods.phi_decoding import PhiDecoding
 from forethought.methods.self_eval import said
 from forethought.methods.self_eval_beam import SelfEvalBeam
 from forethought.models.protocol import Completion, Request
+from forethought.selection import selections
+from forethought.solving import Parts, check
+from forethought.tasks import GENERATED
+from forethought.verifiers import verifiers
 from tests.ladder import LINES, Grader, Ladder, LadderTask, climb
-from tests.toy import NEXT, Enumerated, expected_measure, table
+from tests.toy import NEXT, Enumerated, ToyModel, expected_measure, table
 from tests.toy import PROBLEM as TOY
 
 pytestmark = pytest.mark.anyio
@@ -317,3 +322,17 @@ def test_distinct_draws_one_after_another() -> None:
 
 def test_softmax_of_large_numbers() -> None:
     assert softmax(np.array([1000.0, 1000.0, -math.inf])).tolist() == [0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("verifier", [None, "exact"])
+def test_a_model_that_cannot_judge_its_steps_is_refused_before_the_run(verifier: str | None) -> None:
+    class Reasoner(ToyModel):
+        name = "reasoner"
+
+    chain, method, first = GENERATED["chain"], methods.parse("self-eval-beam"), selections.parse("first")
+    given = verifiers.parse(verifier) if verifier else None
+    with pytest.raises(UsageError, match=r"asks its model about its own steps, .* add --verifier process") as caught:
+        check(chain.problem(1, 0), Parts(By(Reasoner(Seeded(0)), chain, given), method, first))
+    assert "\n" not in str(caught.value)
+    check(chain.problem(1, 0), Parts(By(Reasoner(Seeded(0)), chain, verifiers.parse("process")), method, first))
+    check(chain.problem(1, 0), Parts(By(ToyModel(Seeded(0)), chain), method, first))

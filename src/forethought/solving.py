@@ -28,7 +28,9 @@ from forethought.tasks import GENERATED
 from forethought.tasks.text import Text
 from forethought.verifiers import Comparer
 
-NO_ABILITIES = frozenset({"grades", "process", "instructions", "comparisons", "texts"})  # needs that no model declares
+NO_ABILITIES = frozenset(
+    {"grades", "process", "instructions", "self-evaluation", "comparisons", "texts"}
+)  # needs that no model declares
 # entries that are limited even where no model counts them: others do, or there is nothing to count
 NOT_COUNTED = frozenset({"cached_tokens", "verifier_calls", "verifier_tokens", "seconds", "usd"})
 WEIGHTS = ("weights", "verifier_weights")  # the entries of a spec that tell the model's and the verifier's
@@ -132,6 +134,12 @@ def check(problem: Problem, parts: Parts) -> None:
     if "process" in method.needs and (by.verifier is None or not by.verifier.process):
         have = "none was given" if by.verifier is None else f"{by.verifier.name} grades whole drafts only"
         raise UsageError(f"{method.name} needs a verifier that grades steps, such as process; {have}")
+    judged = by.verifier is not None and by.verifier.process
+    if "self-evaluation" in method.needs and is_reasoner(by.model) and not judged:
+        raise UsageError(
+            f"{method.name} asks its model about its own steps, and the embedded reasoner reads problems only; "
+            "a verifier that grades steps can judge in its place: add --verifier process"
+        )
     if "usd" in parts.budget.limits and getattr(by.model, "price", None) == Price():
         raise UsageError(f"a budget in usd needs the prices of {by.model.name}: add --price prompt=0.15,new=0.6")
     if "grades" in method.needs and by.verifier is None:

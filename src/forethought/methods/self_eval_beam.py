@@ -41,7 +41,7 @@ class SelfEvalBeam:
     """
 
     law: ClassVar[Law] = "greedy"
-    needs: ClassVar[frozenset[Need]] = frozenset({"continue", "logprobs"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"continue", "logprobs", "self-evaluation"})
     paper: ClassVar[str] = "Xie et al. 2023, arXiv:2305.00633, section 3, and its released code"
 
     width: int = 5
