@@ -69,6 +69,7 @@ def test_how_it_is_spelled() -> None:
 @pytest.mark.parametrize(("part", "words"), [
     (Many(), "many-parts"), (Plain(), "none"), (Many(3), "many-parts(n=3)"),
     (Many(None, mode="max", on=True), "many-parts(n=None, mode=max, on=True)"),
+    (Many(word="a\n"), "many-parts(word='a\\n')"), (Many(word="b c"), "many-parts(word='b c')"),
 ])  # fmt: skip
 def test_in_brief_a_part_has_only_what_is_not_the_default(part: Any, words: str) -> None:
     assert brief(part) == words

@@ -69,8 +69,13 @@ def spelled(part: Any) -> str:
 def brief(part: Any) -> str:
     """The spelling of a part without the parameters that have their defaults."""
     changed = [f for f in dataclasses.fields(part) if f.init and getattr(part, f.name) != f.default]
-    words = ", ".join(f"{f.name}={getattr(part, f.name)}" for f in changed)
+    words = ", ".join(f"{f.name}={word(getattr(part, f.name))}" for f in changed)
     return f"{part.name}({words})" if words else str(part.name)
+
+
+def word(value: Any) -> Any:
+    """A value as people write it: a bare word needs no quotes, a line break has to be spelled."""
+    return repr(value) if isinstance(value, str) and not value.isidentifier() else value
 
 
 def require(condition: bool, complaint: str) -> None:
