@@ -47,7 +47,7 @@ class Boundary:
         return not self.whole(draft)[-1]
 
     def full(self, draft: Draft) -> bool:
-        """Whether the draft has as many steps as it may. Asked at every step, so pieces are only read where they may be enough."""
+        """Whether the draft has as many steps as it may. Asked at each step: pieces are read only where they may be enough."""
         pieces = sum(1 for _ in draft.lineage()) - 1
         return pieces >= self.most and sum(self.whole(draft)) >= self.most
 

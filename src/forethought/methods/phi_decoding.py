@@ -86,8 +86,7 @@ class PhiDecoding:
             chosen = [pairs[i] for i in distinct(law, self.width, at)]
             pop = [Particle(draft, done=draft.finish is not None) for draft, _ in chosen]
             value = {draft: likelihood(end) for draft, end in chosen}
-            same = len({end.text for _, end in pairs}) == 1
-            if depth >= self.least and (same or max(shares) >= self.threshold):
+            if depth >= self.least and (len({end.text for _, end in pairs}) == 1 or max(shares) >= self.threshold):
                 break
         with keeping(seen, at):
             made = await each(pop, by.draft(problem, self.foresight, logprobs=0), at)
