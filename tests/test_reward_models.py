@@ -17,14 +17,16 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from transformers import LlamaForSequenceClassification, LlamaForTokenClassification
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification
 
 from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
+from forethought.core.population import Particle
 from forethought.core.problem import Problem
-from forethought.core.scope import Call
+from forethought.core.scope import Call, Scope
 from forethought.tasks import GENERATED
-from forethought.verifiers import verifiers
+from forethought.verifiers import grade_all, verifiers
+from forethought.verifiers.classifier import Loaded
 from forethought.verifiers.endpoint import wire
 from tests import tiny
 
@@ -192,6 +194,63 @@ async def test_a_local_sequence_classifier_grades_the_whole(labels: int, tmp_pat
     made, _ = await verifiers.parse(f"classifier(path='{tmp_path}')").grade(WHOLE, ASKED, TASK, Call((), 0))
     assert made.steps == ()
     assert 0 < made.value < 1
+
+
+@pytest.mark.parametrize("kind", [LlamaForTokenClassification, LlamaForSequenceClassification])
+async def test_drafts_that_are_graded_together_are_one_batch_with_the_grades_of_each_alone(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    tiny.save(kind(tiny.config(num_labels=2)).eval(), tmp_path)
+    verifier = verifiers.parse(f"classifier(path='{tmp_path}')")
+    texts = ["12\n", "12\n34\n56\n", "7\n8\n", "12\n34\n"]
+    drafts = [Draft(None, text, size=len(text), finish="end") for text in texts]
+    alone = [(await verifier.grade(draft, ASKED, TASK, Call((), 0)))[0] for draft in drafts]
+    sizes, forward = [], Loaded._forward
+    monkeypatch.setattr(Loaded, "_forward", lambda self, rows: sizes.append(len(rows)) or forward(self, rows))
+    pop = await grade_all([Particle(d, done=True) for d in drafts], verifier, ASKED, TASK, Scope.root())
+    assert sizes == [4]
+    for particle, grade in zip(pop, alone, strict=True):
+        found = particle.state.grades[str(verifier)]
+        assert (found.value, found.steps) == (
+            pytest.approx(grade.value, abs=1e-5),
+            pytest.approx(grade.steps, abs=1e-5),
+        )
+
+
+async def test_a_classifier_that_fails_fails_everyone_who_waits_and_works_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.classifier(tmp_path)
+    verifier = verifiers.parse(f"classifier(path='{tmp_path}')")
+    pop = [Particle(WHOLE, done=True)] * 3
+    with monkeypatch.context() as broken:
+        broken.setattr(Loaded, "_chances", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await grade_all(pop, verifier, ASKED, TASK, Scope.root())
+    assert len(await grade_all(pop, verifier, ASKED, TASK, Scope.root())) == 3
+
+
+async def test_what_is_no_classifier_is_told_in_one_line(tmp_path: Path) -> None:
+    def refused(path: Path, **told: Any) -> str:
+        words = "".join(f", {name}={value}" for name, value in told.items())
+        with pytest.raises(UsageError) as caught:
+            verifiers.parse(f"classifier(path='{path}'{words})").load()
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "holds no classifier that transformers can read" in refused(tmp_path / "nothing")
+    (tmp_path / "config.json").write_text("{")
+    assert "holds no classifier" in refused(tmp_path)
+    plain, broken = tmp_path / "plain", tmp_path / "broken"
+    tiny.save(LlamaForCausalLM(tiny.config()), plain)
+    assert "it lacks the weights score" in refused(plain)
+    tiny.classifier(broken)
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    assert "holds no classifier" in refused(broken)
+    tiny.classifier(tmp_path)
+    with pytest.raises(UsageError, match=r"there is no label 2; .* has 2"):
+        await verifiers.parse(f"classifier(path='{tmp_path}', label=2)").grade(WHOLE, ASKED, TASK, Call((), 0))
 
 
 async def test_a_classifier_without_a_path_says_what_to_do() -> None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 from anyio import to_thread
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
+from forethought.core.registry import require
 from forethought.core.scope import Call
 from forethought.models.local import needed
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import written
 from forethought.verifiers.endpoint import steps_of
 from forethought.verifiers.protocol import verifiers
+
+ROWS = 32  # in one batch
 
 
 @verifiers.register("classifier")
@@ -27,8 +33,8 @@ class Classifier:
 
     A sequence classifier grades the text as a whole; a token classifier grades each step, at the last token of what
     `separator` puts behind it. The grade is the probability of `label` (the last one by default), of a single output its
-    logistic function. Nothing is kept between calls: each reads the whole text and is charged so. For Llama token
-    classifiers `process` is faster.
+    logistic function. Texts that are graded together are one batch; nothing is kept between calls: each reads the whole text
+    and is charged so. For Llama token classifiers `process` is faster.
     """
 
     name = "classifier"
@@ -45,9 +51,19 @@ class Classifier:
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
         ids, ends = self._ids(draft.text, problem, task)
-        scores = await to_thread.run_sync(lambda: loaded(self._path).scores(ids, self.label))
+        scores = self._scores(await loaded(self._path).read(ids))
         steps = tuple(scores[end] for end in ends) if len(scores) > 1 else ()
         return Grade(scores[-1], steps), Cost(verifier_calls=1, verifier_tokens=len(ids))
+
+    def _scores(self, chances: Any) -> list[float]:
+        """The probability of the label: one number, or one a token."""
+        labels = chances.shape[-1]
+        known = labels == 1 or -labels <= self.label < labels
+        require(known, f"classifier: there is no label {self.label}; {self.path} has {labels}")
+        return [float(chance) for chance in chances[..., 0 if labels == 1 else self.label]]
+
+    def load(self) -> None:
+        loaded(self._path)
 
     def _ids(self, text: str, problem: Problem, task: Task) -> tuple[list[int], list[int]]:
         """The token ids of prompt and steps, and the places at which the steps end."""
@@ -66,37 +82,92 @@ class Classifier:
         return self.path
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
+class Batch:
+    """Texts that came together; once they are read, the chances of each: a row a token, or one of the whole."""
+
+    rows: list[list[int]] = field(default_factory=list)
+    done: anyio.Event = field(default_factory=anyio.Event)
+    chances: list[Any] = field(default_factory=list)
+    error: Exception | None = None
+
+
 class Loaded:
-    """A model with its tokenizer."""
+    """A model with its tokenizer. Texts that are graded together are read together."""
 
-    model: Any
-    tokenizer: Any
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.tokenizer, self._model = tokenizer, model
+        self._open: Batch | None = None
+        self._lock = threading.Lock()
 
-    def scores(self, ids: list[int], label: int) -> list[float]:
-        """The probability of the label: one number, or one a token."""
+    async def read(self, ids: list[int]) -> Any:
+        """The chances of one text. The first to come reads for all that come in the same pass of the loop, even cancelled."""
+        batch, first = self._open, self._open is None
+        if batch is None:
+            batch = self._open = Batch()
+        place = len(batch.rows)
+        batch.rows.append(ids)
+        if first:
+            with anyio.CancelScope(shield=True):
+                await anyio.lowlevel.checkpoint()
+                self._open = None
+                await self._read_all(batch)
+        else:
+            await batch.done.wait()
+        if batch.error is not None:
+            raise batch.error
+        return batch.chances[place]
+
+    async def _read_all(self, batch: Batch) -> None:
+        try:
+            batch.chances = await to_thread.run_sync(self._forward, batch.rows)
+        except Exception as error:  # noqa: BLE001 - not swallowed: raised again to everyone who waits
+            batch.error = error
+        finally:
+            batch.done.set()
+
+    def _forward(self, rows: list[list[int]]) -> list[Any]:
         import torch
 
-        with torch.inference_mode():
-            logits = self.model(torch.tensor([ids])).logits[0].float()
-        chances = logits.sigmoid()[..., 0] if logits.shape[-1] == 1 else logits.softmax(-1)[..., label]
-        return [float(chance) for chance in chances.reshape(-1)]
+        with self._lock, torch.inference_mode():
+            return [chances for i in range(0, len(rows), ROWS) for chances in self._chances(rows[i : i + ROWS])]
+
+    def _chances(self, rows: list[list[int]]) -> list[Any]:
+        """One batch, filled up with a token that no row ends with: a sequence classifier grades at the last other one."""
+        import torch
+
+        ends, longest = {row[-1] for row in rows}, max(map(len, rows))
+        filler = next(i for i in range(len(rows) + 1) if i not in ends)
+        self._model.config.get_text_config().pad_token_id = filler
+        ids = torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        logits = self._model(ids, attention_mask=mask).logits.float()
+        chances = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
+        return [c[: len(row)] if c.dim() > 1 else c[None] for c, row in zip(chances, rows, strict=True)]
 
 
 @functools.cache
 def loaded(path: str) -> Loaded:
+    """Raises UsageError if the path holds no classifier."""
     with needed():
-        from transformers import (
-            AutoConfig,
-            AutoModelForSequenceClassification,
-            AutoModelForTokenClassification,
-            AutoTokenizer,
-        )
+        from safetensors import SafetensorError
+        from transformers import AutoTokenizer
+
+        try:
+            return Loaded(classifier(path), AutoTokenizer.from_pretrained(path))
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            why = str(error).strip().partition("\n")[0]
+            raise UsageError(f"classifier: {path} holds no classifier that transformers can read: {why}") from None
+
+
+def classifier(path: str) -> Any:
+    """The model at a path. A head that the files lack would grade at random, so it is refused."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
     kinds = AutoConfig.from_pretrained(path).architectures or [""]
     tokens = kinds[0].endswith("TokenClassification")
     kind = AutoModelForTokenClassification if tokens else AutoModelForSequenceClassification
-    model = kind.from_pretrained(path).eval()
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = model.config.eos_token_id
-    return Loaded(model, AutoTokenizer.from_pretrained(path))
+    model, told = kind.from_pretrained(path, output_loading_info=True)
+    if told["missing_keys"]:
+        raise ValueError(f"it lacks the weights {min(told['missing_keys'])}")
+    return model.eval()
