@@ -240,5 +240,8 @@ async def test_what_a_wrapper_asks_may_ask_the_runs_model() -> None:
     wrapper = given(verifiers.parse("noisy(of='self-eval')"), Scripted(lambda *_: "yes"))
     assert wrapper.inner.own.name == "scripted"
     assert (wrapper.process, verifiers.parse("noisy").process) == (True, False)
+    heavy = Constant()
+    heavy.weights = "abc"  # type: ignore[attr-defined]
+    assert (noisy(heavy).weights, noisy(Constant()).weights) == ("abc", "")
     with pytest.raises(UsageError, match="there is no verifier 'self'"):
         verifiers.parse("noisy(of=self)")

@@ -12,7 +12,7 @@ from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.problem import Problem
 from forethought.core.scope import Call
-from forethought.models.protocol import Loads, Model
+from forethought.models.protocol import Loads, Model, Weighty
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import given
 from forethought.verifiers.endpoint import steps_of
@@ -33,6 +33,10 @@ class Around:
     def load(self) -> None:
         if isinstance(self.inner, Loads):
             self.inner.load()
+
+    @property
+    def weights(self) -> str:
+        return self.inner.weights if isinstance(self.inner, Weighty) else ""
 
     @property
     def process(self) -> bool:
