@@ -179,6 +179,13 @@ async def test_words_and_program_agree(translation: str, value: float | None) ->
     assert await agreed(translation) == value
 
 
+async def test_a_translation_that_was_cut_is_unknown() -> None:
+    """What is left of it prints another number than the whole."""
+    program = "```python\nx = 2 + 2\nprint(x+1)\nprint(x)\n```"
+    assert await agreed(program) == 1.0
+    assert await agreed(program, tokens=7) is None
+
+
 async def test_an_endless_translation_is_unknown() -> None:
     assert await agreed("```python\nwhile True: pass\n```", seconds=0.5) is None
 

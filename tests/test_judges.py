@@ -524,6 +524,17 @@ async def test_logic_asks_for_parses_and_votes(answer: str, grade: float | None)
     assert cost.verifier_calls == (9 if grade is not None else 1)
 
 
+async def test_a_parse_that_was_cut_does_not_vote() -> None:
+    """What is left of it would prove the contrary."""
+    pytest.importorskip("z3")
+    parse = CATS + "conclusion: Animal(tom) and not Animal(tom)"
+    short = len(parse.split()) - 3
+    draft = Draft(None, "answer: false", size=3, finish="end")
+    for tokens, value in ((512, 1), (short, None)):
+        verifier = by(f"logic(parses=3, tokens={tokens}, seconds=5)", says(parse))
+        assert (await graded(verifier, draft))[0].value == value
+
+
 async def test_logic_reads_the_drafts_own_formalisation() -> None:
     pytest.importorskip("z3")
     for answer, value in (("true", 1), ("false", 0)):

@@ -33,8 +33,8 @@ class Agreement:
 
     Agreeing drafts get 1, or what `scorer`, another verifier, gives them. Others get `floor` times that: so little that
     any agreeing draft outvotes them, and all alike if none agrees, in which case the published method uses all of them.
-    Unknown for unfinished drafts and where no program came to an answer. (Liang et al. 2024, arXiv:2410.05318; wording
-    and floor are ours.) Programs run in the sandbox of `code`.
+    Unknown for unfinished drafts, and where the translation was cut short or no program came to an answer. (Liang et al.
+    2024, arXiv:2410.05318; wording and floor are ours.) Programs run in the sandbox of `code`.
     """
 
     name = "agreement"
@@ -70,7 +70,8 @@ class Agreement:
         if answer is None:
             return UNKNOWN, ZERO
         (translation,), cost = await ask(await ready(self), [self._request(draft, problem)], call)
-        computed = await self._computed(program_of(translation.text))
+        whole = translation.finish != "length"
+        computed = await self._computed(program_of(translation.text) if whole else None)
         if computed is None:
             return UNKNOWN, cost
         factor = 1.0 if same(answer, computed) else self.floor

@@ -48,8 +48,8 @@ class Logic:
     With `parses=0` the draft brings its own formalisation, in the language of `verifiers/logic_language.py`, and the prover
     checks whether that says what the draft answers. Otherwise the model writes `parses` formalisations of the problem, and
     the label that most of them come to counts: LINC (Olausson et al. 2023, arXiv:2310.15164), published with 10 parses at
-    temperature 0.8 and 10 seconds a proof; what is not decided in time is uncertain. Unknown where the answer cannot be
-    read or no parse can be proved from. By z3, in worker processes.
+    temperature 0.8 and 10 seconds a proof; what is not decided in time is uncertain. A parse that was cut short
+    does not vote. Unknown where the answer cannot be read or no parse can be proved from. By z3, in worker processes.
     """
 
     name = "logic"
@@ -80,7 +80,7 @@ class Logic:
             return UNKNOWN, ONE_CALL
         if self.parses:
             answers, cost = await ask(await ready(self), [self._request(problem)] * self.parses, call)
-            texts = [found.text for found in answers]
+            texts = [found.text for found in answers if found.finish != "length"]
         proved = vote([await label(text, self.seconds) for text in texts])
         return (UNKNOWN if proved == "error" else Grade(float(proved == stated))), cost
 
