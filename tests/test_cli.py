@@ -37,8 +37,8 @@ SOLUTION = {
     "budget", "oracle", "notes", "run", "recorded",
 }  # fmt: skip
 ROW = {
-    "method", "selection", "verifier", "oracle", "task", "difficulty", "accuracy", "low", "high", "problems", "failures",
-    "error", "wall_seconds", "mean", "total",
+    "method", "selection", "verifier", "oracle", "task", "difficulty", "accuracy", "low", "high", "ece", "brier", "auc",
+    "problems", "failures", "error", "wall_seconds", "mean", "total",
 }  # fmt: skip
 
 

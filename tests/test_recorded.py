@@ -17,15 +17,15 @@ from typer.testing import CliRunner
 
 from forethought.bench.recorded import read
 from forethought.bench.replay import Replay, replay
-from forethought.bench.stats import brier, calibration_error
+from forethought.bench.stats import Calibration, brier, calibration_error
 from forethought.cli.app import app
 from forethought.core.errors import UsageError
 from forethought.selection import selections
 from tests.test_cli import at_home, models, told  # noqa: F401
 
 ROW = {
-    "select", "method", "n", "accuracy", "low", "high", "mean_samples", "mean_new_tokens", "coverage", "ece", "problems",
-    "fitted",
+    "select", "method", "n", "accuracy", "low", "high", "mean_samples", "mean_new_tokens", "coverage", "ece", "brier",
+    "auc", "problems", "fitted",
 }  # fmt: skip
 
 
@@ -83,6 +83,7 @@ def test_ties_share_credit_and_null_does_not_vote(tmp_path: Path) -> None:
     assert row["accuracy"] == pytest.approx(0.25)
     assert row["coverage"] == pytest.approx(0.5)
     assert row["ece"] == pytest.approx(0.25)  # of the one that was answered: 0.25 sure, half right
+    assert (row["brier"], row["auc"]) == (pytest.approx(0.25**2), None)
 
 
 def test_an_answer_is_right_if_one_of_its_samples_is(tmp_path: Path) -> None:
@@ -227,6 +228,10 @@ def test_calibration() -> None:
     assert calibration_error([0.2, 0.9], [1, 0], [3, 1]) == pytest.approx((3 * 0.8 + 0.9) / 4)
     assert brier([1.0, 0.5], [0, 1]) == pytest.approx((1 + 0.25) / 2)
     assert math.isnan(calibration_error([], []))
+    assert Calibration.of([0.9, 0.6, 0.3], [1, 0.5, 0]).as_json() == {
+        "ece": pytest.approx((0.1 + 0.1 + 0.3) / 3), "brier": pytest.approx((0.01 + 0.01 + 0.09) / 3), "auc": 1.0
+    }  # fmt: skip
+    assert set(Calibration.of([], []).as_json().values()) == {None}
 
 
 def test_what_is_fitted_is_fitted_to_other_problems(tmp_path: Path) -> None:

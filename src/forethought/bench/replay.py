@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import anyio
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from forethought.bench.expected import expected, pass_at
 from forethought.bench.recorded import Recorded, Table
-from forethought.bench.stats import area_under_curve, brier, calibration_error, interval
+from forethought.bench.stats import Calibration, interval
 from forethought.bench.tape import play, with_n
 from forethought.core.errors import UsageError
 from forethought.methods import Method, methods
@@ -37,14 +37,6 @@ class Replay:
     grade: str | None = None
     order: Order = "given"
     train: Sequence[Recorded] = ()
-
-
-class Calibration(NamedTuple):
-    """Of the confidence in answers that were given: expected calibration error, Brier score, area under the curve."""
-
-    ece: float
-    brier: float
-    auc: float
 
 
 NOTHING = Calibration(math.nan, math.nan, math.nan)
@@ -76,7 +68,7 @@ class Tallied:
             "mean_samples": math.fsum(self.samples) / len(self.samples),
             "mean_new_tokens": math.fsum(tokens) / len(tokens) if len(tokens) == len(self.tokens) else None,
             "coverage": coverage,
-            "ece": None if math.isnan(self.calibration.ece) else self.calibration.ece,
+            **self.calibration.as_json(),
             "problems": len(self.credit),
             "fitted": self.fitted,
         }
@@ -84,8 +76,7 @@ class Tallied:
     def close(self) -> None:
         """Measure the calibration; the choices are not needed any more."""
         sure, right, weight = map(np.concatenate, (self.sure, self.right, self.weight))
-        measured = calibration_error(sure, right, weight), brier(sure, right, weight)
-        self.calibration = Calibration(*measured, area_under_curve(right > 0.5, sure))
+        self.calibration = Calibration.of(sure, right, weight)
         self.sure, self.right, self.weight = [], [], []
 
     def add(self, tally: Tally, credit: Numbers, weight: Numbers) -> None:

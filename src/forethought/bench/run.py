@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 from forethought.bench.prefix import as_made, with_grades
-from forethought.bench.stats import covered, interval
+from forethought.bench.stats import Calibration, covered, interval
 from forethought.core.budget import Budget
 from forethought.core.cost import ZERO, Cost
 from forethought.core.errors import ModelError
@@ -156,6 +156,7 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
         "accuracy": sum(credit) / len(credit),
         "low": low,
         "high": high,
+        **calibration(readings).as_json(),
         "problems": len(outcomes),
         "failures": len(outcomes) - len(readings),
         "error": next((o["error"] for o in reversed(outcomes) if "error" in o), None),
@@ -163,6 +164,12 @@ def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[
         "mean": {name: value / max(len(readings), 1) for name, value in total._asdict().items()},
         "total": total._asdict(),
     }
+
+
+def calibration(readings: Sequence[Mapping[str, Any]]) -> Calibration:
+    """Of the confidence in the answers that were given."""
+    given = [r for r in readings if r["answer"] is not None]
+    return Calibration.of([r["confidence"] for r in given], [r["credit"] for r in given])
 
 
 def open_store(folder: Path) -> RunStore:

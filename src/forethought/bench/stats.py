@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,6 +41,24 @@ def area_under_curve(right: ArrayLike, scores: ArrayLike) -> float:
     ranks = (counts.cumsum() - (counts - 1) / 2)[place]
     good, bad = int(labels.sum()), int((~labels).sum())
     return float((ranks[labels].sum() - good * (good + 1) / 2) / (good * bad)) if good and bad else float("nan")
+
+
+class Calibration(NamedTuple):
+    """Of the confidence in answers that were given: expected calibration error, Brier score, area under the curve."""
+
+    ece: float
+    brier: float
+    auc: float
+
+    @classmethod
+    def of(cls, sure: ArrayLike, right: ArrayLike, weights: ArrayLike | None = None) -> Calibration:
+        """NaN where there is nothing to tell from. An answer with half of the credit or less counts as wrong in the curve."""
+        measured = calibration_error(sure, right, weights), brier(sure, right, weights)
+        return cls(*measured, area_under_curve(np.asarray(right, dtype=float) > 0.5, sure))
+
+    def as_json(self) -> dict[str, float | None]:
+        """None for NaN, which JSON does not have."""
+        return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
 
 BINS = 10
