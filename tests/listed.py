@@ -11,6 +11,7 @@ from forethought.core.problem import Message, Problem
 from forethought.core.scope import Call, Run, Scope
 from forethought.methods import By, methods
 from forethought.models.protocol import Ability, Completion, Request
+from forethought.tasks.protocol import Task
 
 ASKED = Problem("say a word")
 
@@ -52,7 +53,14 @@ class Listed:
         return Completion(word, "end", Cost(calls=1, new_tokens=len(word), critical_tokens=len(word)))
 
 
-async def said(spelling: str, words: Sequence[str]) -> list[str]:
+class Cases(Words):
+    """Words that are the same in whatever case they are written."""
+
+    def same(self, one: str, other: str, problem: Problem) -> bool:
+        return one.lower() == other.lower()
+
+
+async def said(spelling: str, words: Sequence[str], task: Task | None = None) -> list[str]:
     """The population that a method makes of these words."""
-    pop = await methods.parse(spelling)(ASKED, By(Listed(words), Words()), Scope.root(Run()))
+    pop = await methods.parse(spelling)(ASKED, By(Listed(words), task or Words()), Scope.root(Run()))
     return [p.state.text for p in pop]

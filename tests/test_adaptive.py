@@ -17,18 +17,19 @@ from scipy.stats import entropy as entropy_of
 from forethought.core.budget import Budget
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
-from forethought.core.errors import UsageError
+from forethought.core.errors import ModelError, UsageError
 from forethought.core.population import Population
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.core.trace import MemoryTrace
 from forethought.methods import By, methods
 from forethought.methods.beta_self_consistency import doubt
-from forethought.methods.drawing import votes
+from forethought.methods.drawing import answers, votes
 from forethought.methods.semantic_entropy import entropy
 from forethought.models.protocol import Completion, Request
 from forethought.selection import selections
+from forethought.selection.votes import poll
 from forethought.solving import Parts, Solution, solve_with
-from tests.listed import ASKED, Listed, Words, said
+from tests.listed import ASKED, Cases, Listed, Words, said
 from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask, expected_measure, texts
 
 pytestmark = pytest.mark.anyio
@@ -300,6 +301,26 @@ async def test_each_temperature_gets_its_share_of_a_round() -> None:
     assert [model.asked[i].temperature for i in range(12)] == [0.0, 0.5, 1.0] * 4
 
 
+class Failing(Listed):
+    """The word `!` is a failure."""
+
+    async def extend(self, request: Request, call: Call) -> Completion:
+        if self.words[call.place[-2]] == "!":
+            raise ModelError("out of order")
+        return await super().extend(request, call)
+
+
+async def test_who_drew_a_draft_is_known_where_its_neighbours_failed() -> None:
+    """Two temperatures in turn. The first is the one to trust, and `c` is all that is left of what it said."""
+    by = By(Failing("!b!aca"), Words())
+    at = Scope.root(Run(failures="drop"))
+    pop = await methods.parse("multi-temperature(n=6, temperatures=2, batch=3)")(ASKED, by, at)
+    assert [p.state.text for p in pop] == ["b", "a", "c", "a"]
+    assert poll(pop, ASKED, by).pool.sampler.tolist() == [1, 1, 0, 1]
+    for rule in ("dawid-skene(samplers=2, accuracies=(0.9, 0.1))", "top-two(samplers=2, reliabilities=(0.95, 0.05))"):
+        assert (await selections.parse(rule)(pop, ASKED, by, at)).answer == "c"
+
+
 async def test_a_round_can_be_shown_what_the_last_one_said() -> None:
     model = Listed(["a", "a", "b", "?", *"aaaa", *"bbbb"])
     by = By(model, Words())
@@ -330,9 +351,23 @@ async def test_what_the_reasoner_cannot_read_is_refused() -> None:
 
 async def test_who_cannot_be_read_does_not_vote_and_is_no_agreement() -> None:
     pop = await methods.parse("sample(n=6)")(ASKED, By(Listed(["?", "a", "b", "b", "?", "a"]), Words()), Scope.root())
-    by = By(Listed([]), Words())
-    assert votes(pop, ASKED, by) == [("a", 2), ("b", 2)]
-    assert entropy(pop, ASKED, by) == pytest.approx(entropy_of([2, 2, 1, 1]))
+    told = await answers(pop, ASKED, By(Listed([]), Words()))
+    assert votes(told) == [("a", 2), ("b", 2)]
+    assert entropy(told) == pytest.approx(entropy_of([2, 2, 1, 1]))
+
+
+@pytest.mark.parametrize(("spelling", "words", "drawn"), [
+    ("adaptive-self-consistency(n=9, window=3)", "aAabbbccc", "aAa"),
+    ("beta-self-consistency(n=9, window=4)", "aAaAbbbbb", "aAaA"),
+    ("multi-temperature(n=8, temperatures=2, batch=2)", "aAAabbbb", "aAAa"),
+    ("multi-temperature(n=6, temperatures=2, batch=1)", "aAbbbb", "aA"),
+    ("semantic-entropy(n=2, rounds=3, threshold=0)", "aAbbcc", "aA"),
+    ("semantic-entropy(n=2, rounds=3, threshold=0)", "abAacc", "Aa"),
+])  # fmt: skip
+async def test_answers_that_mean_the_same_agree(spelling: str, words: str, drawn: str) -> None:
+    """All stopping rules count what the selections count: classes of equal answers."""
+    assert await said(spelling, words, Cases()) == list(drawn)
+    assert await said(spelling, words) != list(drawn)
 
 
 # budgets, schedules, and runs that go on

@@ -33,7 +33,7 @@ from forethought.solving import Parts, check
 from forethought.tasks import GENERATED
 from forethought.tasks.protocol import Task
 from tests import tiny
-from tests.listed import ASKED, Listed, Words
+from tests.listed import ASKED, Cases, Listed, Words
 from tests.toy import NEXT, PROBLEM, TableVerifier, ToyModel, ToyTask, expected_measure, table, texts
 
 pytestmark = pytest.mark.anyio
@@ -188,6 +188,17 @@ def test_a_chain_ends_at_its_first_settled_answer(
     assert at.account.spent.new_tokens == model.spent.new_tokens
 
 
+async def test_equal_answers_settle_a_chain() -> None:
+    class Halves(Lines):
+        def same(self, one: str, other: str, problem: Problem) -> bool:
+            return {one, other} == {"1/2", "0.5"}
+
+    trials = [("1/2", 0.99), ("0.5", 0.99), ("3", 0.99)]
+    for task, answer in ((Halves(), "0.5"), (Lines(), "own")):
+        (particle,), _ = await populated("confidence-stop(runs=2)", By(Trials(trials), task))
+        assert task.answer(particle.state.text, ASKED) == answer
+
+
 async def test_a_model_that_tells_no_probabilities_is_never_confident() -> None:
     by = By(
         Scripted(lambda p, so_far, s: "x" if so_far.endswith("answer: ") else "line\nanswer: y"[len(so_far) :]), Lines()
@@ -330,7 +341,7 @@ async def test_hints_lead_to_the_stationary_share_of_a_two_answer_chain() -> Non
     by = By(follower(0.4, 0.1), Words())
     for rounds, expected in [(0, 0.3), (1, 0.55), (5, 0.784)]:
         pop, _ = await populated(f"hint-marginalization(n=300, rounds={rounds}, sure=1.0)", by)
-        assert shares(pop, ASKED, by)["r"] == pytest.approx(expected, abs=0.08)
+        assert (await shares(pop, ASKED, by))["r"] == pytest.approx(expected, abs=0.08)
         assert log_evidence(pop) == pytest.approx(0.0, abs=1e-9)
 
 
@@ -340,7 +351,14 @@ async def test_the_mixture_is_weighed_as_the_recursion_says() -> None:
     pop, _ = await populated("hint-marginalization(n=4, rounds=1)", by)
     hints = [model.asked[i].messages[0]["content"].rpartition("close to ")[2] for i in range(4, 8)]
     assert hints == ["a.", "a.", "a.", "b."]
-    assert shares(pop, ASKED, by) == pytest.approx({"a": 0.75 * 2 / 3, "b": 0.75 / 3, "c": 0.25})
+    assert await shares(pop, ASKED, by) == pytest.approx({"a": 0.75 * 2 / 3, "b": 0.75 / 3, "c": 0.25})
+
+
+async def test_equal_answers_have_one_hint() -> None:
+    model = Listed([*"aABb", *"......"])
+    await populated("hint-marginalization(n=4, rounds=1)", By(model, Cases()))
+    hints = [model.asked[i].messages[0]["content"].rpartition("close to ")[2] for i in range(4, 8)]
+    assert hints == ["a.", "a.", "B.", "B."]
 
 
 async def test_who_agrees_at_once_gets_no_hint() -> None:

@@ -113,7 +113,7 @@ def no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     ("methods", {"law", "needs", "parameters", "paper", "summary"}, {"greedy", "sample", "beam", "particle-filter"}),
     ("selections", {"needs", "parameters", "paper", "summary"}, {"first", "majority", "weighted", "best"}),
     ("verifiers", {"process", "oracle", "parameters", "summary"}, {"exact", "noisy", "process"}),
-    ("tasks", {"difficulties", "middle", "checkable", "summary"}, {"chain", "countdown", "procedure", "text"}),
+    ("tasks", {"difficulties", "middle", "checkable", "summary"}, {"chain", "countdown", "procedure", "text", "math"}),
     ("models", {"ready", "summary"}, {"reasoner", "smollm2", "local:PATH", "openai:MODEL@URL"}),
 ])  # fmt: skip
 def test_what_there_is(command: str, keys: set[str], names: set[str]) -> None:

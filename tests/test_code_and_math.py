@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given as over
 from hypothesis import strategies as st
 
+import forethought
 from forethought.core.cost import ZERO
 from forethought.core.draft import UNKNOWN, Draft
 from forethought.core.errors import UsageError
@@ -25,10 +26,12 @@ from forethought.core.scope import Call
 from forethought.models.scripted import Scripted
 from forethought.sandbox import bubblewrap, equality
 from forethought.sandbox.equality import at_once, equal, equal_sync, folded
+from forethought.tasks import task_named
 from forethought.tasks.text import Text
 from forethought.verifiers import verifiers
 from forethought.verifiers.asking import given
 from forethought.verifiers.programs import program_of, same
+from tests.listed import Listed
 
 pytestmark = pytest.mark.anyio
 complaint = bubblewrap.complaint(shutil.which("bwrap"))
@@ -289,6 +292,42 @@ async def test_the_verifier_reads_the_box() -> None:
     assert await grade(math, r"\boxed{0.5}", half, finish="length") is None
     assert await grade(math, r"\boxed{0.5}", Problem("Half of one?")) is None
     assert math.oracle(TASK)
+
+
+MATH = task_named("math")
+
+
+@pytest.mark.parametrize(("text", "answer"), [
+    (r"So \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+    ("So it is.\nAnswer: **$X + 1$**.", "$X + 1$"),
+    ("answer: 3\nbut no: \\boxed{4}", "4"),
+    ("I do not know", None),
+    (r"\boxed{}", None),
+])  # fmt: skip
+def test_which_answer_a_problem_of_mathematics_gets(text: str, answer: str | None) -> None:
+    assert MATH.answer(text, Problem("?")) == answer
+
+
+async def test_live_votes_merge_what_is_mathematically_equal() -> None:
+    pytest.importorskip("math_verify")
+    asked = Problem("What is a half?", "0.5")
+    for method, drawn in (("sample(n=6)", 6), ("adaptive-self-consistency(n=6, window=3)", 3)):
+        model = Listed([r"\boxed{\frac{1}{2}}", "answer: 1/2", r"\boxed{0.50}", "answer: 7", "answer: 7", "who knows"])
+        found = await forethought.solve(asked, task="math", model=model, method=method)
+        assert (found.answer, len(found.population)) == (r"\frac{1}{2}", drawn)
+        assert found.confidence == pytest.approx(3 / drawn)
+        assert MATH.correct(found.answer, asked)
+
+
+async def test_mathematics_without_the_library_is_refused_before_anything_is_spent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(equality.importlib.util, "find_spec", lambda name: None)
+    equality.workers.cache_clear()
+    model = Scripted(lambda *_: "answer: 1")
+    with pytest.raises(UsageError, match=re.escape("pip install 'forethought[math]'")):
+        await forethought.solve("1 + 0", task="math", model=model)
+    assert model.spent == ZERO
 
 
 async def test_a_library_that_does_not_import_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

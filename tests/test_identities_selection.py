@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -385,6 +386,19 @@ def test_top_two_tells_a_trap_from_a_guess() -> None:
     confusing = verdict("top-two(choices=4)", population([Row("a")] * 6 + [Row("b")] * 5))
     plain = verdict("top-two(choices=4)", population([Row("a")] * 9 + [Row("b")] + [Row("c")]))
     assert confusing.ranked[1].probability > 0.25 > 0.05 > plain.ranked[1].probability
+    assert 0.5 > confusing.notes["confusion"] > 0.35 > 0.2 > plain.notes["confusion"] > 0
+
+
+def test_the_confusion_is_the_posterior_mean_over_pairs_and_chances() -> None:
+    """Three votes for a, one for b, none for the third choice; summed one by one, for a known reliability."""
+    found = verdict("top-two(choices=3, reliabilities=(0.6,))", population([Row("a")] * 3 + [Row("b")]))
+    told: list[tuple[float, float]] = []
+    for right, trap in itertools.permutations("abc", 2):
+        for q in np.linspace(0.5, 0.99, 13):
+            chance = {c: 0.4 / 3 + 0.6 * (q if c == right else 1 - q if c == trap else 0) for c in "abc"}
+            told += [(1 - q, chance["a"] ** 3 * chance["b"])] if right != "c" else []
+    mean = sum(fooled * weight for fooled, weight in told) / sum(weight for _, weight in told)
+    assert found.notes == {"confusion": pytest.approx(mean)}
 
 
 def labelled(rng: random.Random, low: float) -> Callable[[], tuple[Any, np.ndarray]]:

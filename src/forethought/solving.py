@@ -222,7 +222,7 @@ async def prepare(model: Model) -> None:
 
 async def load(by: By) -> None:
     """Read what runs here before a run's clock starts: a budget of seconds is for thinking."""
-    for part in (by.model, by.verifier):
+    for part in (by.model, by.verifier, by.task):
         if isinstance(part, Loads):
             await anyio.to_thread.run_sync(part.load)
 
@@ -257,7 +257,7 @@ class Made:
             seed,
             parts.spec(),
             bool(verifier and verifier.oracle(parts.by.task)),
-            notes(parts.by, self),
+            [*notes(parts.by, self), *(f"{name}: {value:.3g}" for name, value in verdict.notes.items())],
             trace=self.at.run.trace,
         )
 

@@ -17,10 +17,10 @@ from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.errors import UsageError
 from forethought.core.problem import Message, Problem
-from forethought.sandbox.equality import equal_sync
-from forethought.selection.classes import classes_of
 from forethought.selection.votes import UNREADABLE, Indices, Pool
 from forethought.tasks import TASKS
+from forethought.tasks.classes import classes_of
+from forethought.tasks.mathematics import Math
 
 
 class Strings:
@@ -44,14 +44,14 @@ class Strings:
         return answer == problem.reference if self.name == "exact" and problem.reference is not None else None
 
 
+MATH = Math()
+
+
 class Mathematical(Strings):
     """Answers that are equal if math-verify says so."""
 
-    def correct(self, answer: str, problem: Problem) -> bool | None:
-        return None if problem.reference is None else bool(equal_sync(str(problem.reference), answer))
-
     def same(self, one: str, other: str, problem: Problem) -> bool:
-        return bool(equal_sync(one, other))
+        return MATH.same(one, other, problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Line:
         for place, sample in enumerate(row["samples"], 1):
             where = f"sample {place}: "
             self.checked(sample, ("answer",), ("text", "correct", "new_tokens", "mean_logprob", "grades"), where)
-        task = Mathematical("math") if row["task"] == "math" else Strings(row["task"])
+        task = Mathematical(MATH.name) if row["task"] == MATH.name else Strings(row["task"])
         problem = Problem(row["problem"], row["reference"])
         first = classes_of([s["answer"] for s in row["samples"] if s["answer"] is not None], task, problem)
         said = [None if s["answer"] is None else first[s["answer"]] for s in row["samples"]]

@@ -10,7 +10,7 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
-from forethought.methods.drawing import votes, windows
+from forethought.methods.drawing import answers, votes, windows
 from forethought.methods.protocol import Law, Need, methods
 
 
@@ -55,8 +55,8 @@ class BetaSelfConsistency:
         require(self.temperature >= 0, f"beta-self-consistency: temperature must be at least 0, not {self.temperature}")
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
-        def safe(pop: Population[Draft], _: Population[Draft]) -> bool:
-            counts = [count for _, count in votes(pop, problem, by)]
+        async def safe(pop: Population[Draft], _: Population[Draft]) -> bool:
+            counts = [count for _, count in votes(await answers(pop, problem, by))]
             return bool(counts) and doubt(counts[0], counts[1] if counts[1:] else 0) <= 1 - self.confidence
 
         draft, window = by.draft(problem, self.temperature), [Particle(ROOT)] * self.window

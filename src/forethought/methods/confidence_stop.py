@@ -59,15 +59,15 @@ class ConfidenceStop:
         step = by.step(problem, self.temperature)
         probe = by.step(problem, 0.0)
         pop: list[Particle[Draft]] = branch([Particle(ROOT)], [self.n])
-        said: list[list[str | None]] = [[] for _ in pop]
+        trials: list[list[Particle[Draft]]] = [[] for _ in pop]
         while not ended(pop):
             for _ in range(self.every):
                 pop = await each(pop, step, at, failures="fail")  # a chain dropped would shift its neighbours' answers
             tried = await each([self._asked(p) for p in pop], probe, at, failures="fail")
             for i, p in enumerate(tried):
                 if not pop[i].ended:
-                    said[i] += answers([self._closed(p)], problem, by)
-                    pop[i] = self._closed(p) if self._settled(said[i], p.state) else pop[i]
+                    trials[i].append(self._closed(p))
+                    pop[i] = trials[i][-1] if await self._settled(trials[i], problem, by) else pop[i]
         return pop
 
     def _asked(self, particle: Particle[Draft]) -> Particle[Draft]:
@@ -77,7 +77,7 @@ class ConfidenceStop:
         """A trial answer as a draft that ends with it. Nothing came back: it cannot be read."""
         return particle.moved(replace(particle.state, finish="end"), done=True)
 
-    def _settled(self, said: list[str | None], trial: Draft) -> bool:
-        last = said[-self.runs :]
+    async def _settled(self, trials: Population[Draft], problem: Problem, by: By) -> bool:
+        last = await answers(trials[-self.runs :], problem, by)
         agreed = len(last) == self.runs and last[0] is not None and len(set(last)) == 1
-        return agreed and confidence(trial) >= self.threshold
+        return agreed and confidence(trials[-1].state) >= self.threshold

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
@@ -15,8 +16,9 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.kernels import Extend, Graded
+from forethought.tasks.classes import aside, classes_of
 
-Settled = Callable[[Population[Draft], Population[Draft]], bool]
+Settled = Callable[[Population[Draft], Population[Draft]], Awaitable[bool]]
 
 
 async def windows(
@@ -31,24 +33,30 @@ async def windows(
     for drawn in range(0, n, len(window)):
         before = len(pop)
         pop = await each([*pop, *window[: n - drawn]], draft, at)
-        if settled(pop, pop[before:]):
+        if await settled(pop, pop[before:]):
             break
     return pop
 
 
 def readable(particle: Particle[Draft], problem: Problem, by: By) -> bool:
     """Whether the draft is finished and says something."""
-    return answers([particle], problem, by) != [None]
+    return particle.state.finished and by.task.answer(particle.state.text, problem) is not None
 
 
-def answers(pop: Population[Draft], problem: Problem, by: By) -> list[str | None]:
-    """What each draft says, in order: its canonical answer; None for one that is unfinished or cannot be read."""
-    return [by.task.answer(p.state.text, problem) if p.state.finished else None for p in pop]
+async def answers(pop: Population[Draft], problem: Problem, by: By) -> list[str | None]:
+    """What each draft says, in order; None for one that is unfinished or cannot be read.
+
+    Answers that the task holds equal are one, the first of them, as in selections.
+    """
+    said = [by.task.answer(p.state.text, problem) if p.state.finished else None for p in pop]
+    known = [answer for answer in said if answer is not None]
+    first = await aside(by.task, partial(classes_of, known, by.task, problem))
+    return [None if answer is None else first[answer] for answer in said]
 
 
-def votes(pop: Population[Draft], problem: Problem, by: By) -> list[tuple[str, int]]:
+def votes(said: Sequence[str | None]) -> list[tuple[str, int]]:
     """The answers with their counts, most common first, ties to the earlier; who cannot be read does not vote."""
-    return Counter(answer for answer in answers(pop, problem, by) if answer is not None).most_common()
+    return Counter(answer for answer in said if answer is not None).most_common()
 
 
 def written(draft: Draft, text: str, size: int | None = None) -> Draft:
@@ -62,24 +70,36 @@ def told(draft: Draft, text: str) -> Draft:
     return written(draft, text.removeprefix("\n") if new_line else text)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Start(Draft):
+    """The empty beginning of all drafts of one sampler, where there are several: temperatures, or prompts."""
+
+    sampler: int = 0
+
+
+def sampler_of(draft: Draft) -> int | None:
+    """Which of several samplers drew this draft, whatever has become of its neighbours; None where there is one."""
+    while draft.parent is not None:
+        draft = draft.parent
+    return draft.sampler if isinstance(draft, Start) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Assorted:
-    """A kernel of several kernels, each for the drafts that grow from a root of its own: one fan-out, many laws."""
+    """A kernel of several kernels, each for the drafts that grow from a beginning of its own: one fan-out, many laws."""
 
     kernels: Sequence[Extend | Graded]
-    roots: Sequence[Draft]
 
-    @classmethod
-    def of(cls, kernels: Sequence[Extend | Graded]) -> Assorted:
-        return cls(kernels, [Draft() for _ in kernels])
+    @property
+    def roots(self) -> list[Draft]:
+        """A beginning for each kernel."""
+        return [Start(sampler=i) for i in range(len(self.kernels))]
 
-    def which(self, draft: Draft) -> int:
-        """The index of the kernel that this draft is grown by."""
-        root = list(draft.lineage())[-1]
-        return next(i for i, own in enumerate(self.roots) if own is root)
+    def _own(self, particle: Particle[Draft]) -> Extend | Graded:
+        return self.kernels[sampler_of(particle.state) or 0]
 
     def bound(self, particle: Particle[Draft]) -> Cost:
-        return self.kernels[self.which(particle.state)].bound(particle)
+        return self._own(particle).bound(particle)
 
     async def __call__(self, particle: Particle[Draft], at: Scope) -> Particle[Draft]:
-        return await self.kernels[self.which(particle.state)](particle, at)
+        return await self._own(particle)(particle, at)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
-from forethought.methods.drawing import Assorted, votes, windows
+from forethought.methods.drawing import Assorted, answers, sampler_of, votes, windows
 from forethought.methods.protocol import Law, Need, methods
 
 
@@ -58,15 +59,17 @@ class MultiTemperature:
         return [self.low + i * step for i in range(self.temperatures)]
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
-        draft = Assorted.of([by.draft(problem, temperature) for temperature in self.grid])
+        draft = Assorted([by.draft(problem, temperature) for temperature in self.grid])
 
-        def sure(pop: Population[Draft], temperature: int) -> str | None:
-            own = [p for p in pop if draft.which(p.state) == temperature]
-            answer, count = (*votes(own, problem, by), (None, 0))[0]
-            return answer if count >= self.intra * len(own) else None
+        def sure(said: Sequence[str | None]) -> str | None:
+            answer, count = (*votes(said), (None, 0))[0]
+            return answer if count >= self.intra * len(said) else None
 
-        def easy(pop: Population[Draft], _: Population[Draft]) -> bool:
-            winners = Counter(sure(pop, i) for i in range(self.temperatures))
+        async def easy(pop: Population[Draft], _: Population[Draft]) -> bool:
+            said: list[list[str | None]] = [[] for _ in self.grid]
+            for particle, answer in zip(pop, await answers(pop, problem, by), strict=True):
+                said[sampler_of(particle.state) or 0].append(answer)
+            winners = Counter(map(sure, said))
             del winners[None]
             return max(winners.values(), default=0) >= self.cross * self.temperatures
 

@@ -18,11 +18,10 @@ from forethought.methods.protocol import Law, Need, methods
 SEEN = "{text}\n\nEarlier attempts at this problem ended in: {answers}. They may be wrong. Think again."
 
 
-def entropy(pop: Population[Draft], problem: Problem, by: By) -> float:
+def entropy(said: Sequence[str | None]) -> float:
     """The entropy of the answers' shares, in nats; a draft that cannot be read is a class of its own."""
-    counts = [count for _, count in votes(pop, problem, by)]
-    unread = answers(pop, problem, by).count(None)
-    return math.fsum(c / len(pop) * math.log(len(pop) / c) for c in [*counts, *[1] * unread])
+    counts = [count for _, count in votes(said)] + [1] * said.count(None)
+    return math.fsum(c / len(said) * math.log(len(said) / c) for c in counts)
 
 
 @methods.register("semantic-entropy")
@@ -59,13 +58,15 @@ class SemanticEntropy:
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         pop: list[Particle[Draft]] = []
         last: list[Particle[Draft]] = []
+        said: list[str | None] = []
         seen: list[float] = []
         while len(seen) < self.rounds and not self._low_enough(seen):
-            asked = replace(problem, text=self._told(last, problem, by)) if self.shown and last else problem
+            asked = replace(problem, text=self._told(said, problem)) if self.shown else problem
             before = len(pop)
             pop = await each([*pop, *[Particle(ROOT)] * self.n], by.draft(asked, self.temperature), at)
             last = pop[before:]
-            seen.append(entropy(last, problem, by))
+            said = await answers(last, problem, by)
+            seen.append(entropy(said))
         return last
 
     def _low_enough(self, seen: Sequence[float]) -> bool:
@@ -75,6 +76,6 @@ class SemanticEntropy:
         looked = math.ceil(self.rounds / math.e)
         return len(seen) > looked and seen[-1] <= min(seen[:-1])
 
-    def _told(self, last: Population[Draft], problem: Problem, by: By) -> str:
-        said = ", ".join(f"{answer} ({count} times)" for answer, count in votes(last, problem, by))
-        return SEEN.format(text=problem.text, answers=said) if said else problem.text
+    def _told(self, said: Sequence[str | None], problem: Problem) -> str:
+        shown = ", ".join(f"{answer} ({count} times)" for answer, count in votes(said))
+        return SEEN.format(text=problem.text, answers=shown) if shown else problem.text

@@ -87,10 +87,10 @@ class Likelihood(Protocol):
 
 @runtime_checkable
 class Loads(Protocol):
-    """A model or verifier whose files are read when it is first used, or now."""
+    """A model, verifier or task that reads what it needs when it is first used, or now."""
 
     def load(self) -> None:
-        """Read them. Raises UsageError if they cannot be."""
+        """Read it. Raises UsageError if that cannot be."""
         ...
 
 

@@ -16,7 +16,7 @@ from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.selection.basic import by_reward
 from forethought.selection.protocol import Need, Verdict, selections
-from forethought.selection.votes import Tally, Votes, graded, poll, verdict_of
+from forethought.selection.votes import Tally, Votes, graded, polled, verdict_of
 from forethought.verifiers.protocol import Aggregation
 
 
@@ -43,7 +43,7 @@ class BestOfMajority:
         require(0 <= self.alpha <= 1, f"best-of-majority: alpha is a share between 0 and 1, not {self.alpha}")
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
-        votes = poll(pop, problem, by)
+        votes = await polled(pop, problem, by)
         if not votes.classes:
             return Verdict()
         kept = votes.readable[0] & self._frequent(votes)[0, votes.answer[0]]

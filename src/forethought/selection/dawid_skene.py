@@ -26,10 +26,11 @@ ROUNDS, PRIOR, STRENGTH, SUREST = 50, 0.7, 2.0, 0.99
 class DawidSkene:
     """The posterior of the right answer when samplers differ in accuracy (temperatures, prompts): EM for both at once.
 
-    Draft i was made by sampler i modulo `samplers`, which is how `multi-temperature` draws. A sampler is right with its own
-    accuracy and else says any other of the answers seen, all alike (the one-coin model: answers of different problems have
-    no confusion matrix in common). Accuracies are estimated on this population alone, or given: `fit` learns them from
-    other populations, of which it need not know the right answers. Unreadable drafts do not vote.
+    Who made a draft is known where a method draws from several (each temperature of `multi-temperature`, each hint of
+    `hint-marginalization`); else, as in recorded samples, draft i is by sampler i modulo `samplers`. A sampler is right
+    with its own accuracy and else says any other of the answers seen, all alike (the one-coin model: answers of different
+    problems have no confusion matrix in common). Accuracies are estimated on this population alone, or given: `fit` learns
+    them from other populations, of which it need not know the right answers. Unreadable drafts do not vote.
     With one sampler, or equal accuracies above chance, the order is that of `majority`.
     Constants: an accuracy of 0.7 worth two votes as prior, at most 0.99, 50 rounds; all ours.
     """

@@ -22,7 +22,7 @@ from forethought.models.protocol import Request
 from forethought.selection.asking import Asked, Question
 from forethought.selection.basic import Majority
 from forethought.selection.protocol import Need, Ranked, Verdict, selections
-from forethought.selection.votes import Votes, poll, verdict_of
+from forethought.selection.votes import Votes, polled, verdict_of
 from forethought.verifiers.asking import line_after, said
 
 TASK = (
@@ -57,7 +57,7 @@ class LlmChoice:
         require(self.temperature >= 0, f"llm-choice: temperature must be at least 0, not {self.temperature}")
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
-        votes = poll(pop, problem, by)
+        votes = await polled(pop, problem, by)
         plain = verdict_of(Majority().tally(votes), votes) if votes.classes else Verdict()
         if votes.classes <= 1:
             return plain

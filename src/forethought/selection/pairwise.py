@@ -18,7 +18,7 @@ from forethought.methods.by import By
 from forethought.selection.asking import Matched, Merging
 from forethought.selection.llm_choice import shuffled
 from forethought.selection.protocol import Need, Ranked, Verdict, selections
-from forethought.selection.votes import Votes, poll
+from forethought.selection.votes import Votes, polled
 from forethought.verifiers.comparing import Comparer
 
 Order = Literal["knockout", "sort"]
@@ -43,7 +43,7 @@ class Pairwise:
     order: Order = "knockout"
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
-        votes = poll(pop, problem, by)
+        votes = await polled(pop, problem, by)
         if not votes.classes:
             return Verdict()
         if not isinstance(by.verifier, Comparer):

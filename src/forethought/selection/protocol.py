@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -35,12 +35,13 @@ class Verdict:
     """Answers with probabilities, best first, and the draft that speaks for the first of them.
 
     The probabilities and `abstained`, the share that speaks for no answer, sum to one. With nothing ranked, the verdict
-    abstains.
+    abstains. `notes` are further numbers that the selection found, by name.
     """
 
     ranked: tuple[Ranked, ...] = ()
     chosen: Draft | None = None
     abstained: float = 1.0
+    notes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def answer(self) -> str | None:

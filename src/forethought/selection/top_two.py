@@ -16,7 +16,7 @@ from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.selection.dawid_skene import choices, normalised
 from forethought.selection.protocol import Known, Need, Verdict, selections
-from forethought.selection.votes import Numbers, Tally, Votes, counted
+from forethought.selection.votes import Numbers, Tally, Votes, polled, verdict_of
 
 GRID = np.linspace(0.5, 0.99, 13)  # of the chance that an informed vote is for the right answer, not for the trap
 RELIABILITIES = np.linspace(0.05, 0.95, 10)
@@ -31,9 +31,10 @@ class TopTwo:
     A vote is informed with its sampler's reliability, else any of the answers alike; an informed one is for the right
     answer with a chance q of at least 1/2, the problem's own, else for the problem's trap. The posterior sums over all
     pairs of answer and trap and over q, uniform a priori; reliabilities are summed out too, one for all, unless given:
-    `fit` learns those of `samplers` (draft i is by sampler i modulo `samplers`) from other populations, right answers not
+    `fit` learns those of `samplers` (who drew a draft is told as for `dawid-skene`) from other populations, right answers not
     needed. `choices` is how many answers there are to choose from (None: those seen). The second of the ranked answers is
-    the runner-up; the first two's odds tell how confusing the problem is. Unreadable drafts do not vote.
+    the runner-up. The verdict's note `confusion` is the posterior mean of 1 - q: 0.5 where an informed vote is a toss-up of
+    answer and trap (the paper's confusion probability is q). Unreadable drafts do not vote.
     With one sampler the order is that of `majority`.
     Constants: q from 0.5 to 0.99, reliability from 0.05 to 0.95; the paper estimates in two stages where this sums exactly.
     """
@@ -55,15 +56,29 @@ class TopTwo:
             )
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
-        return await counted(self, pop, problem, by, at)
+        votes = await polled(pop, problem, by)
+        if not votes.classes:
+            return Verdict()
+        confusion = float(self.confusion(votes)[0])
+        return replace(verdict_of(self.tally(votes), votes), notes={"confusion": confusion})
 
     def tally(self, votes: Votes) -> Tally:
         counts = votes.by_sampler(self.samplers)
-        tried = [np.full(self.samplers, p) for p in RELIABILITIES]
-        if self.reliabilities is not None:
-            tried = [np.array(self.reliabilities)]
-        logs = logsum(np.stack([logsum(self._joint(counts, votes, p)) for p in tried], -1))
+        logs = logsum(np.stack([logsum(self._joint(counts, votes, p)) for p in self._tried], -1))
         return Tally(normalised(logs), logs, votes.weight)
+
+    def confusion(self, votes: Votes) -> Numbers:
+        """(rows,): the posterior mean of the chance that an informed vote falls for the trap."""
+        counts = votes.by_sampler(self.samplers)
+        logs = logsum(np.stack([logsum(np.moveaxis(self._joint(counts, votes, p), 1, 2)) for p in self._tried], -1))
+        return normalised(logs) @ (1 - GRID)
+
+    @property
+    def _tried(self) -> list[Numbers]:
+        """The reliabilities that are summed over."""
+        if self.reliabilities is not None:
+            return [np.array(self.reliabilities)]
+        return [np.full(self.samplers, p) for p in RELIABILITIES]
 
     def _choices(self, votes: Votes) -> Numbers:
         return np.maximum(choices(votes), self.choices or 2)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from forethought.core.population import Particle, Population, posterior
 from forethought.core.problem import Problem
 from forethought.core.scope import Scope
 from forethought.methods.by import By
-from forethought.selection.classes import classes_of
+from forethought.methods.drawing import sampler_of
 from forethought.selection.protocol import Counting, Ranked, Verdict
+from forethought.tasks.classes import aside, classes_of
 from forethought.verifiers.protocol import Aggregation, aggregate
 
 Numbers = NDArray[np.float64]
@@ -36,15 +38,29 @@ class Ballot(NamedTuple):
 
 def ballots(pop: Population[Draft], problem: Problem, by: By) -> list[Ballot]:
     """The finished, living drafts in index order. Answers that the task holds equal are one: the first of them."""
-    finished = [(i, p) for i, p in enumerate(pop) if p.state.finished]
-    read: dict[int, str | None] = {}  # equal drafts (copies of one) are read once
-    for _, p in finished:
-        if id(p.state) not in read:
-            read[id(p.state)] = by.task.answer(p.state.text, problem)
-    first = classes_of([answer for answer in read.values() if answer is not None], by.task, problem)
-    weights = posterior([p for _, p in finished]).tolist() if finished else []
-    said = ((p.state, w, read[id(p.state)], i) for (i, p), w in zip(finished, weights, strict=True) if w > 0)
-    return [Ballot(draft, w, None if answer is None else first[answer], i) for draft, w, answer, i in said]
+    return [Ballot(*row) for row in zip(*columns(pop, problem, by), strict=True)]
+
+
+def columns(
+    pop: Population[Draft], problem: Problem, by: By
+) -> tuple[list[Draft], list[float], list[str | None], list[int]]:
+    """What `ballots` is made of."""
+    finished = [p for p in pop if p.state.finish == "end"]
+    places = [i for i, p in enumerate(pop) if p.state.finish == "end"]
+    weights = posterior(finished).tolist()
+    if 0.0 in weights:  # the dead
+        living = [i for i, weight in enumerate(weights) if weight > 0]
+        finished, places, weights = ([column[i] for i in living] for column in (finished, places, weights))
+    drafts = [p.state for p in finished]
+    return drafts, weights, answers_of(drafts, problem, by), places
+
+
+def answers_of(drafts: Sequence[Draft], problem: Problem, by: By) -> list[str | None]:
+    """The canonical answer of each, those that are equal by the first of them; copies of one draft are read once."""
+    read = {id(draft): draft for draft in drafts}
+    told = {key: by.task.answer(draft.text, problem) for key, draft in read.items()}
+    first = classes_of([answer for answer in told.values() if answer is not None], by.task, problem)
+    return [None if (answer := told[id(draft)]) is None else first[answer] for draft in drafts]
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,13 @@ class Pool:
         numbers: dict[str | int, int] = {}
         texts = (i if i in self.textless else draft.text for i, draft in enumerate(self.drafts))
         return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.intp)
+
+    @cached_property
+    def sampler(self) -> Indices:
+        """Who drew each draft, where there are several samplers: what its beginning tells, else its place."""
+        known = map(sampler_of, self.drafts)
+        told = (place if own is None else own for own, place in zip(known, self.position.tolist(), strict=True))
+        return np.fromiter(told, dtype=np.intp, count=len(self.drafts))
 
     @cached_property
     def logprob(self) -> Numbers:
@@ -131,30 +154,34 @@ class Votes:
 
     def sums(self, scores: Numbers) -> Numbers:
         """(rows, classes + 1): the scores of each answer's ballots added up; last those that cannot be read."""
-        return binned(self.answer, scores, self.classes + 1)
+        return binned(self._cells, scores, (len(self.rows), self.classes + 1))
 
     def tops(self, scores: Numbers, floor: float = 0.0) -> Numbers:
         """(rows, classes + 1): the highest score of each answer's ballots, `floor` where there is none; last the unreadable."""
-        count = self.classes + 1
-        found = np.full(len(self.rows) * count, floor)
-        np.maximum.at(found, placed(self.answer, count), np.ascontiguousarray(scores, dtype=float).ravel())
-        return found.reshape(-1, count)
+        found = np.full(len(self.rows) * (self.classes + 1), floor)
+        np.maximum.at(found, self._cells, np.ascontiguousarray(scores, dtype=float).ravel())
+        return found.reshape(len(self.rows), self.classes + 1)
+
+    @cached_property
+    def _cells(self) -> Indices:
+        """Each ballot's place in a flat (rows, classes + 1) table."""
+        return placed(self.answer, self.classes + 1)
 
     def by_sampler(self, samplers: int) -> Numbers:
-        """(rows, samplers, classes): votes by who drew them, draft i by sampler i modulo `samplers`; a row has n in all."""
-        kind = self.pool.position[self.rows] % samplers * (self.classes + 1) + self.answer % (self.classes + 1)
-        found = binned(kind, self.weight * self.rows.shape[1], samplers * (self.classes + 1))
-        return found.reshape(len(self.rows), samplers, self.classes + 1)[:, :, :-1]
+        """(rows, samplers, classes): votes by who drew them, modulo `samplers`; a row has n in all."""
+        kind = self.pool.sampler[self.rows] % samplers * (self.classes + 1) + self.answer % (self.classes + 1)
+        shape = (len(self.rows), samplers, self.classes + 1)
+        cells = placed(kind, samplers * (self.classes + 1))
+        return binned(cells, self.weight * self.rows.shape[1], shape)[:, :, :-1]
 
 
-def binned(kinds: Indices, scores: Numbers, count: int) -> Numbers:
-    """Sums by kind in each row; a kind of -1 is the last one."""
-    found = np.bincount(placed(kinds, count), scores.ravel(), len(kinds) * count)
-    return found.reshape(len(kinds), count).astype(float, copy=False)
+def binned(cells: Indices, scores: Numbers, shape: tuple[int, ...]) -> Numbers:
+    """A table of this shape, of the scores added up by their places in it."""
+    return np.bincount(cells, scores.ravel(), math.prod(shape)).reshape(shape).astype(float, copy=False)
 
 
 def placed(kinds: Indices, count: int) -> Indices:
-    """The place of each entry in a flat table with `count` kinds a row."""
+    """The place of each entry in a flat table with `count` kinds a row; a kind of -1 is the last one."""
     return np.asarray((kinds % count + np.arange(len(kinds))[:, None] * count).ravel())
 
 
@@ -170,11 +197,11 @@ class Tally:
     rank: Numbers
     voice: Numbers
 
-    @property
+    @cached_property
     def confidence(self) -> Numbers:
         return np.asarray(self.share.max(1, initial=0.0))
 
-    @property
+    @cached_property
     def leading(self) -> NDArray[np.bool_]:
         """The answers that share the first place; none where the verdict abstains."""
         top = self.confidence[:, None]
@@ -194,14 +221,18 @@ def voted(votes: Votes, scores: Numbers, combine: Literal["sum", "max"] = "sum")
 
 def poll(pop: Population[Draft], problem: Problem, by: By) -> Votes:
     """The ballots of one population, as one row."""
-    cast = ballots(pop, problem, by)
+    drafts, weights, said, at = columns(pop, problem, by)
     numbers: dict[str, int] = {}
-    answer = [UNREADABLE if b.answer is None else numbers.setdefault(b.answer, len(numbers)) for b in cast]
+    answer = [UNREADABLE if a is None else numbers.setdefault(a, len(numbers)) for a in said]
     name = None if by.verifier is None else str(by.verifier)
-    places = np.array([b.position for b in cast], dtype=np.intp)
-    columns = (np.array(answer, dtype=np.intp), places, np.zeros_like(places))
-    pool = Pool([b.draft for b in cast], [b.answer for b in cast], *columns, name)
-    return Votes(pool, np.arange(len(cast))[None], np.array([[b.weight for b in cast]]), len(numbers))
+    places = np.array(at, dtype=np.intp)
+    pool = Pool(drafts, said, np.array(answer, dtype=np.intp), places, np.zeros_like(places), name)
+    return Votes(pool, np.arange(len(drafts))[None], np.array([weights]), len(numbers))
+
+
+async def polled(pop: Population[Draft], problem: Problem, by: By) -> Votes:
+    """`poll`, while other drafts go on."""
+    return await aside(by.task, partial(poll, pop, problem, by))
 
 
 def verdict_of(tally: Tally, votes: Votes) -> Verdict:
@@ -221,7 +252,7 @@ async def counted(selection: Counting, pop: Population[Draft], problem: Problem,
     """Grade what the selection wants graded, and count."""
     if "grades" in selection.needs:
         pop = await graded(pop, problem, by, at)
-    votes = poll(pop, problem, by)
+    votes = await polled(pop, problem, by)
     return verdict_of(selection.tally(votes), votes) if votes.classes else Verdict()
 
 

@@ -6,12 +6,13 @@ from forethought.tasks.chain import Chain
 from forethought.tasks.chain_checked import ChainChecked
 from forethought.tasks.countdown import Countdown
 from forethought.tasks.generated import GeneratedTask
+from forethought.tasks.mathematics import Math
 from forethought.tasks.procedure import Procedure
 from forethought.tasks.protocol import Task
 from forethought.tasks.text import Text
 
 GENERATED: dict[str, GeneratedTask] = {task.name: task for task in (Chain(), ChainChecked(), Countdown(), Procedure())}
-TASKS: dict[str, Task] = {**GENERATED, "text": Text()}
+TASKS: dict[str, Task] = {**GENERATED, "text": Text(), "math": Math()}
 
 
 def task_named(name: str) -> Task:

@@ -31,6 +31,12 @@ def normalised(text: str) -> str:
     return folded.lstrip(" ,:;!$*`_").rstrip(" .,:;!$*`_")
 
 
+def stated(text: str) -> str | None:
+    r"""The answer that a text states: the last `\boxed{}`, else the last line `answer: ...`."""
+    lines = ANSWER_LINE.findall(text)
+    return boxed(text) or (lines[-1] if lines else None)
+
+
 class Text:
     r"""A bare text. The answer is the last `\boxed{}`, else the last line `answer: ...`, else the whole text, normalised.
 
@@ -48,8 +54,7 @@ class Text:
         return ({"role": "user", "content": problem.text},)
 
     def short_answer(self, text: str) -> str | None:
-        lines = ANSWER_LINE.findall(text)
-        found = boxed(text) or (lines[-1] if lines else None)
+        found = stated(text)
         return normalised(found) if found else None
 
     def answer(self, text: str, problem: Problem) -> str | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+from anyio import to_thread
 
 from forethought.core.problem import Problem
 from forethought.tasks.protocol import Task
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -14,6 +18,13 @@ class Equating(Protocol):
     """A task with a further ability: to tell that two canonical answers that differ as strings mean the same."""
 
     def same(self, one: str, other: str, problem: Problem) -> bool: ...
+
+
+async def aside(task: Task, compare: Callable[[], T]) -> T:
+    """What `compare` comes to. A task's own equality may take its time, and other drafts must not wait for it: in a thread."""
+    if isinstance(task, Equating):
+        return await to_thread.run_sync(compare, abandon_on_cancel=True)
+    return compare()
 
 
 def classes_of(answers: Sequence[str], task: Task, problem: Problem) -> dict[str, str]:
