@@ -15,7 +15,9 @@ from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Run, Scope, Seeded
+from forethought.core.trace import MemoryTrace
 from forethought.methods import Method
+from forethought.methods.protocol import Saving
 from forethought.selection import Verdict
 from forethought.solving import Made, Parts, Solution, check, load, prepare
 
@@ -27,9 +29,11 @@ class Work:
     """A problem with what was done for it so far."""
 
     problem: Problem
+    method: Method
     population: Population[Draft] = ()
     cost: Cost = ZERO
     short: bool = False  # the budget ended it
+    saved: int = 0  # draws that the method did not need
     verdict: Verdict = NOTHING
 
 
@@ -64,9 +68,10 @@ def share(at: Scope, limits: dict[str, float], count: int) -> Cost:
 async def solve_all(parts: Parts, problems: Sequence[Problem], seed: int) -> list[Solution]:
     """Solve each problem with an equal share of one budget; then give what is left to those that had too little.
 
-    In the second round the draws that the method did not need (its `n` less the drafts it made, summed over the problems)
-    are divided among the problems that made all `n`; their drafts of both rounds are read together. A method without `n`
-    has one round. Raises UsageError before anything is spent.
+    In the second round the draws that the method did not need, summed over the problems, are divided among the problems
+    that needed all `n`, the odd ones from the first on; their drafts of both rounds are read together. What the budget ended
+    has neither saved nor needs draws. A method that always begins all its drafts has one round. Raises UsageError before
+    anything is spent.
     """
     limits = {name: v for name, v in parts.budget.limits.items() if name not in BY_CLOCK_OR_CHAIN}
     if "tokens" in limits and limits.keys() & {"new_tokens", "verifier_tokens"}:
@@ -75,50 +80,57 @@ async def solve_all(parts: Parts, problems: Sequence[Problem], seed: int) -> lis
     for problem in problems:
         check(problem, parts)
     await load(parts.by)
-    run = Run(Seeded(seed), failures=parts.failures, ordered="ordered" in parts.by.model.abilities)
+    run = Run(Seeded(seed), MemoryTrace(), failures=parts.failures, ordered="ordered" in parts.by.model.abilities)
     run.seconds = parts.budget.limits.get("seconds", math.inf)
     at = Scope.root(run, parts.budget)
-    done = [Particle(Work(problem)) for problem in problems]
-    done = await each(done, Prepaid(drafting(parts, parts.method), share(at, limits, max(len(done), 1))), at)
-    more, needy = second_round(parts.method, [p.state for p in done])
-    if more is not None:
-        opened = [replace(p, done=i not in needy) for i, p in enumerate(done)]
-        done = await each(opened, Prepaid(drafting(parts, more), share(at, limits, len(needy))), at)
+    done = [Particle(Work(problem, parts.method)) for problem in problems]
+    done = await each(done, Prepaid(drafting(parts), share(at, limits, max(len(done), 1))), at)
+    again = second_round([p.state for p in done])
+    if again:
+        opened = [p.moved(again.get(i, p.state), done=i not in again) for i, p in enumerate(done)]
+        done = await each(opened, Prepaid(drafting(parts), share(at, limits, len(again))), at)
     done = [replace(p, done=False) for p in done]
     done = await each(done, Prepaid(selecting(parts), share(at, limits, max(len(done), 1))), at)
     return [solution(parts, p.state, at, seed) for p in done]
 
 
-def second_round(method: Method, works: Sequence[Work]) -> tuple[Method | None, list[int]]:
-    """The method with the draws that each needy problem gets besides, and which problems those are."""
-    n: int | None = getattr(method, "n", None)
-    if n is None:
-        return None, []
-    needy = [i for i, work in enumerate(works) if len(work.population) >= n and not work.short]
-    spare = sum(n - len(work.population) for work in works if len(work.population) < n and not work.short)
-    if not needy or spare < len(needy):
-        return None, []
-    return replace(method, n=spare // len(needy)), needy  # type: ignore[type-var]
+def second_round(works: Sequence[Work]) -> dict[int, Work]:
+    """The problems that get further draws, by their places: all that was saved is given on, and only that."""
+    open_ = [(i, work) for i, work in enumerate(works) if not work.short and isinstance(work.method, Saving)]
+    needy = [(i, work) for i, work in open_ if not work.saved]
+    each_, odd = divmod(sum(work.saved for _, work in open_), max(len(needy), 1))
+    draws = [each_ + (place < odd) for place in range(len(needy))]
+    more = [replace(work.method, n=n or 1) for (_, work), n in zip(needy, draws, strict=True)]  # type: ignore[type-var]
+    return {i: replace(work, method=m) for (i, work), m, n in zip(needy, more, draws, strict=True) if n}
 
 
-def drafting(parts: Parts, method: Method) -> Act:
-    """Run the method on a problem and add its drafts; of a problem that the budget ended, those kept last."""
+def drafting(parts: Parts) -> Act:
+    """Run its method on a problem and add its drafts; of a problem that the budget ended, those kept last."""
 
     async def act(work: Work, at: Scope) -> Work:
         (inner,) = at.fork(1)
-        made, short = None, False
+        made, short, saved = None, False, 0
         try:
             with inner.timed():
-                made = await method(work.problem, parts.by, inner)
+                made = await work.method(work.problem, parts.by, inner)
         except BudgetEnded:
             pass
         finally:
             at.account.join([inner.account])
         if made is None:
             made, short = inner.kept or [], True
-        return replace(work, population=[*work.population, *made], short=work.short or short)
+        elif isinstance(work.method, Saving):
+            saved = max(work.method.saved(made) - dropped(inner), 0)
+        return replace(work, population=[*work.population, *made], short=work.short or short, saved=saved)
 
     return act
+
+
+def dropped(at: Scope) -> int:
+    """How many drafts failed below this place. They were begun, though nothing came of them."""
+    trace, depth = at.run.trace, len(at.path)
+    assert isinstance(trace, MemoryTrace)
+    return sum(event.kind == "dropped" and event.place[:depth] == at.path for event in trace.events)
 
 
 def selecting(parts: Parts) -> Act:

@@ -43,6 +43,9 @@ class AdaptiveSelfConsistency:
             self.temperature >= 0, f"adaptive-self-consistency: temperature must be at least 0, not {self.temperature}"
         )
 
+    def saved(self, made: Population[Draft]) -> int:
+        return self.n - len(made)
+
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         async def of_one_mind(_: Population[Draft], last: Population[Draft]) -> bool:
             said = set(await answers(last, problem, by))

@@ -54,6 +54,9 @@ class BetaSelfConsistency:
         )
         require(self.temperature >= 0, f"beta-self-consistency: temperature must be at least 0, not {self.temperature}")
 
+    def saved(self, made: Population[Draft]) -> int:
+        return self.n - len(made)
+
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         async def safe(pop: Population[Draft], _: Population[Draft]) -> bool:
             counts = [count for _, count in votes(await answers(pop, problem, by))]

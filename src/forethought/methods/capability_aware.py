@@ -52,6 +52,10 @@ class CapabilityAware:
         if self.steps:
             object.__setattr__(self, "needs", self.needs | {"continue", "process"})
 
+    def saved(self, made: Population[Draft]) -> int:
+        kept = math.ceil(self.keep * self.window) if self.steps else self.window
+        return max(self.n - math.ceil(len(made) / kept) * self.window, 0)
+
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         def grade(particle: Particle[Draft]) -> float:
             value = by.value(particle.state)

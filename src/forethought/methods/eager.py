@@ -79,6 +79,9 @@ class Eager:
         require(self.entropy >= 0, f"eager: entropy must be at least 0, not {self.entropy}")
         require(self.temperature >= 0, f"eager: temperature must be at least 0, not {self.temperature}")
 
+    def saved(self, made: Population[Draft]) -> int:
+        return self.n - len(made)
+
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         token = Token(by.piece(problem, self.temperature, most=1, logprobs=TOP))
         pop, seen, quiet = [Particle(ROOT)], list[float](), 0

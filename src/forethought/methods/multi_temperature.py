@@ -58,6 +58,9 @@ class MultiTemperature:
         step = (self.high - self.low) / max(self.temperatures - 1, 1)
         return [self.low + i * step for i in range(self.temperatures)]
 
+    def saved(self, made: Population[Draft]) -> int:
+        return self.n - len(made)
+
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         draft = Assorted([by.draft(problem, temperature) for temperature in self.grid])
 

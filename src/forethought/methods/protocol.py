@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from forethought.core.draft import Draft
 from forethought.core.population import Population
@@ -29,6 +29,17 @@ class Method(Protocol):
     paper: ClassVar[str]
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]: ...
+
+
+@runtime_checkable
+class Saving(Protocol):
+    """A method that, on an easy problem, ends before it has begun all `n` drafts."""
+
+    n: int
+
+    def saved(self, made: Population[Draft]) -> int:
+        """How many of its `n` drafts a run that made these, without failures, has not begun."""
+        ...
 
 
 methods: Registry[Method] = Registry("method")
