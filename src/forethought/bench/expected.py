@@ -69,9 +69,9 @@ def all_inside(samples: int, n: int) -> Numbers:
 def majority(answer: NDArray[np.intp], right: NDArray[np.bool_], n: int) -> float | None:
     """By going through all tables of counts. None where there are too many."""
     sizes = np.bincount(answer + 1, minlength=1 + int(answer.max(initial=0)) + 1)  # the unreadable first
-    ways = [[math.comb(int(size), k) for k in range(min(int(size), n) + 1)] for size in sizes]
-    if math.prod(map(len, ways)) > CELLS:
+    if np.prod(np.minimum(sizes, n) + 1.0) > CELLS:
         return None
+    ways = [[math.comb(int(size), k) for k in range(min(int(size), n) + 1)] for size in sizes]
     tables = np.indices([len(w) for w in ways]).reshape(len(ways), -1).T
     tables = tables[tables.sum(1) == n]
     law = np.array([math.prod(w[k] for w, k in zip(ways, row, strict=True)) for row in tables.tolist()], dtype=object)
