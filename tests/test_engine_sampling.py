@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -18,10 +20,12 @@ from transformers import (
 )
 
 from forethought.core.errors import UsageError
+from forethought.engine import drawing
 from forethought.engine.engine import Engine
 from forethought.engine.hooks import HighEntropy, LowConfidence, fork
 from forethought.engine.rows import Row, Verdict
-from forethought.engine.sampling import Controls, Sampling, choose, penalise
+from forethought.engine.sampling import Columns, Sampling, choose
+from forethought.engine.steering import Steering
 from forethought.engine.weights import load
 from tests import tiny
 from tests.test_engine import check_idle, prompt, read_by, together
@@ -91,20 +95,77 @@ def test_rows_do_not_see_the_controls_of_others() -> None:
 
 
 def test_controls_that_nobody_asks_for_cost_nothing() -> None:
-    controls = Controls([Sampling(1), Sampling(2, temperature=1.0)])
-    assert controls.temperature is controls.top_p is controls.top_k is controls.min_p is None
+    columns = Columns([Sampling(1), Sampling(2, temperature=1.0)])
+    assert columns.temperature is columns.top_p is columns.top_k is columns.min_p is None
+    assert not steering([Sampling(1), Sampling(2, temperature=0.5)]).asked
 
 
-def test_penalties() -> None:
-    logits, ids, draft = logits_like(30)[0], [1, 2, 3], [3, 4, 4]
+def steering(hows: Sequence[Sampling], ids: Sequence[int] = (1, 2, 3), draft: Sequence[int] = ()) -> Steering:
+    rows = [Row(tuple(ids), how, 0, tokens=list(draft)) for how in hows]
+    return Steering(rows, 30, frozenset({7, 8}), torch.device("cpu"))
+
+
+def penalised(logits: torch.Tensor, steering: Steering) -> torch.Tensor:
     found = logits.clone()
-    penalise(found, Sampling(1, repetition=1.3), ids, draft)
-    want = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[*ids, *draft]]), logits[None].clone())[0]
-    assert torch.equal(found, want)
-    found = logits.clone()
-    penalise(found, Sampling(1, presence=0.5, frequency=0.25), ids, draft)
-    assert (logits - found).nonzero().flatten().tolist() == [3, 4]
-    assert (logits - found)[[3, 4]].tolist() == pytest.approx([0.75, 1.0], abs=1e-6)
+    steering.penalise(found)
+    return found
+
+
+@pytest.mark.parametrize("written", [0, 2, 3])
+def test_penalties(written: int) -> None:
+    """With `written` tokens of the draft there from the beginning, and the others taken one by one."""
+    draft = [3, 4, 4]
+    hows = [Sampling(9), Sampling(9, repetition=1.3), Sampling(9, presence=0.5, frequency=0.25), Sampling(9, top_k=3)]
+    logits, made = logits_like(30).expand(4, -1), steering(hows, draft=draft[:written])
+    for token in draft[written:]:
+        made.took(torch.tensor([9, token, token, 9]))
+    found = penalised(logits, made)
+    want = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[1, 2, 3, *draft]]), logits[:1].clone())[0]
+    assert torch.equal(found[1], want)
+    assert (logits - found)[2].nonzero().flatten().tolist() == [3, 4]
+    assert (logits - found)[2, [3, 4]].tolist() == pytest.approx([0.75, 1.0], abs=1e-6)
+    assert torch.equal(found[[0, 3]], logits[[0, 3]])
+
+
+def test_bans_and_early_ends() -> None:
+    hows = [Sampling(9), Sampling(9, banned=(2, 5)), Sampling(9, min_tokens=2), Sampling(9, banned=(7,), min_tokens=1)]
+    made, seen = steering(hows), []
+    for _ in range(3):
+        logits = torch.zeros(4, 30)
+        made.bar(logits)
+        seen.append([row.isinf().nonzero().flatten().tolist() for row in logits])
+        made.took(torch.zeros(4, dtype=torch.long))
+    assert seen == [[[], [2, 5], [7, 8], [7, 8]], [[], [2, 5], [7, 8], [7]], [[], [2, 5], [], [7]]]
+
+
+class Counted(TorchDispatchMode):
+    """How many operations were run."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("how", [
+    Sampling(50, repetition=1.2, presence=0.1, frequency=0.1), Sampling(50, banned=(4, 9)), Sampling(50, min_tokens=40),
+])  # fmt: skip
+async def test_steering_many_rows_takes_no_more_operations_and_one_transfer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, how: Sampling
+) -> None:
+    transfers, operations = list[int](), list[int]()
+    wait = drawing.told
+    monkeypatch.setattr(drawing, "told", lambda *columns: transfers.append(len(columns)) or wait(*columns))  # type: ignore[func-returns-value]
+    made, width = drawing.Drawing(load(folder), lambda row: False), 32
+    for count in (2, 40):
+        rows = [Row(prompt(5, i), how, i) for i in range(count)]
+        made.extend(rows, torch.randn(count, width))
+        with Counted() as mode:
+            made.extend(rows, torch.randn(count, width))
+        operations.append(mode.count)
+    assert operations[0] == operations[1]
+    assert len(transfers) == 4
 
 
 async def test_banned_tokens_and_early_ends_never_come(folder: Path) -> None:

@@ -11,7 +11,8 @@ from forethought.core.errors import ModelError
 from forethought.engine.llama import Llama, approval, project
 from forethought.engine.placement import sent, told
 from forethought.engine.rows import Row, Verdict
-from forethought.engine.sampling import Controls, choose, penalise
+from forethought.engine.sampling import Columns, choose
+from forethought.engine.steering import Steering
 
 BROKEN = "the model gave logits that are not numbers"
 BARRED = "bans, a hook or penalties left no token that could come"
@@ -23,49 +24,51 @@ class Drawing:
     def __init__(self, model: Llama, stops: Callable[[Row], bool]) -> None:
         self.model, self.stops = model, stops
         self._rows: list[Row] = []
-        self._controls = Controls([])
+        self._columns, self._steering = self._prepared(torch.device("cpu"))
+
+    def _prepared(self, device: torch.device) -> tuple[Columns, Steering]:
+        """What the rows ask for, as tensors: the same rows decode for many steps."""
+        columns = Columns([row.how for row in self._rows], device)
+        return columns, Steering(self._rows, self.model.vocabulary, self.model.eos, device)
 
     def extend(self, rows: Sequence[Row], hidden: Tensor) -> None:
         """One token for each row, after its `hidden` state."""
-        if list(rows) != self._rows:  # the same rows decode for many steps
-            self._rows, self._controls = list(rows), Controls([row.how for row in rows], hidden.device)
+        if list(rows) != self._rows:
+            self._rows = list(rows)
+            self._columns, self._steering = self._prepared(hidden.device)
         logits = project(self.model, hidden)
-        steered = self._steer(rows, logits)
+        steered = self._steer(logits)
         uniforms = sent([row.stream() for row in rows], torch.double, hidden.device)
-        chosen = choose(steered, self._controls, uniforms)
-        if steered is not logits:
-            self._refuse(rows, logits, steered, chosen)
+        chosen = choose(steered, self._columns, uniforms)
+        barred = _barred(logits, steered, chosen)
         self._force(rows, chosen)
+        self._steering.took(chosen)
         norms = logits.logsumexp(-1)
         logprobs = logits.gather(1, chosen[:, None]).squeeze(1) - norms
         self._alternatives(rows, logits, norms)
-        for row, token, logprob in zip(rows, *told(chosen, logprobs), strict=True):
+        for row, token, logprob, lost in zip(rows, *told(chosen, logprobs, barred), strict=True):
+            if lost and len(row.tokens) >= len(row.how.forced):
+                row.error = row.error or ModelError(BARRED)
             if logprob != logprob:
                 row.error = row.error or ModelError(BROKEN)
             if not row.ended:
                 self._append(row, int(token), logprob)
 
-    def _steer(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
-        """Hooks, penalties and bans. Likelihoods are told of the logits as they were, so these are copied first."""
-        steered = logits
-        for i, row in enumerate(rows):
-            how = row.how
-            early = len(row.tokens) < how.min_tokens
-            if row.hook is None and not how.banned and not early and not how.penalises:
-                continue
-            steered = logits.clone() if steered is logits else steered
-            if how.penalises:
-                penalise(steered[i], how, row.ids, row.tokens)
-            self._ask(row, logits[i], steered[i])
-            out = [*how.banned, *(self.model.eos if early else ())]
-            if out:
-                steered[i, out] = -torch.inf
+    def _steer(self, logits: Tensor) -> Tensor:
+        """Penalties, hooks and bans. Likelihoods are told of the logits as they were, so these are copied first."""
+        asking = [i for i, row in enumerate(self._rows) if row.hook is not None]
+        if not asking and not self._steering.asked:
+            return logits
+        steered = logits.clone()
+        self._steering.penalise(steered)
+        for i in asking:
+            self._ask(self._rows[i], logits[i], steered[i])
+        self._steering.bar(steered)
         return steered
 
     def _ask(self, row: Row, logits: Tensor, steered: Tensor) -> None:
         """Do what a hook wants. One that fails fails its own row."""
-        if row.hook is None:
-            return
+        assert row.hook is not None
         try:
             verdict = row.hook(row, logits) or Verdict()
             for token, bias in verdict.bias.items():
@@ -75,13 +78,6 @@ class Drawing:
             return
         if verdict.stop:
             row.finish = "hook"
-
-    def _refuse(self, rows: Sequence[Row], logits: Tensor, steered: Tensor, chosen: Tensor) -> None:
-        """Where nothing is left to choose from, what was chosen says nothing: the row fails, unless its token is forced."""
-        given, left = (part.gather(1, chosen[:, None]).squeeze(1).isfinite() for part in (logits, steered))
-        for row, barred in zip(rows, *told(given & ~left), strict=True):
-            if barred and len(row.tokens) >= len(row.how.forced):
-                row.error = row.error or ModelError(BARRED)
 
     def _force(self, rows: Sequence[Row], chosen: Tensor) -> None:
         forced = {i: r.how.forced[len(r.tokens)] for i, r in enumerate(rows) if len(r.tokens) < len(r.how.forced)}
@@ -135,3 +131,11 @@ class Drawing:
         for values, ids in zip(*logprobs.topk(row.how.top), strict=True) if row.how.top and len(asked) else ():
             row.top.append(dict(zip(ids.tolist(), values.tolist(), strict=True)))
         return not logprobs.isnan().any()
+
+
+def _barred(logits: Tensor, steered: Tensor, chosen: Tensor) -> Tensor:
+    """Where steering left nothing to choose from, so that what was chosen says nothing."""
+    if steered is logits:
+        return torch.zeros_like(chosen, dtype=torch.bool)
+    given, left = (part.gather(1, chosen[:, None]).squeeze(1).isfinite() for part in (logits, steered))
+    return given & ~left

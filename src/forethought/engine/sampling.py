@@ -41,7 +41,7 @@ class Sampling:
         return self.repetition != 1.0 or self.presence != 0.0 or self.frequency != 0.0
 
 
-class Controls:
+class Columns:
     """The parameters of a batch of rows as columns. `None` stands for a control that no row asks for."""
 
     def __init__(self, how: Sequence[Sampling], device: torch.device | None = None) -> None:
@@ -59,19 +59,19 @@ class Controls:
         self.min_p = column([min(h.min_p, 1.0) for h in how], 0.0)
 
 
-def choose(logits: Tensor, how: Sequence[Sampling] | Controls, uniforms: Tensor) -> Tensor:
+def choose(logits: Tensor, how: Sequence[Sampling] | Columns, uniforms: Tensor) -> Tensor:
     """One token a row by inverse CDF. `logits` [rows, vocabulary], `uniforms` [rows] in [0, 1), double."""
-    controls = how if isinstance(how, Controls) else Controls(how, logits.device)
-    if controls.all_greedy:
+    columns = how if isinstance(how, Columns) else Columns(how, logits.device)
+    if columns.all_greedy:
         return logits.argmax(-1)
-    scaled = logits if controls.temperature is None else logits / controls.temperature
+    scaled = logits if columns.temperature is None else logits / columns.temperature
     probs = scaled.softmax(-1)
-    if controls.top_k is not None or controls.top_p is not None:
-        probs = _nucleus(probs, controls.top_k, controls.top_p)
-    if controls.min_p is not None:
-        probs = probs.masked_fill(probs < controls.min_p * probs.amax(-1, keepdim=True), 0.0)
+    if columns.top_k is not None or columns.top_p is not None:
+        probs = _nucleus(probs, columns.top_k, columns.top_p)
+    if columns.min_p is not None:
+        probs = probs.masked_fill(probs < columns.min_p * probs.amax(-1, keepdim=True), 0.0)
     drawn = _inverse(probs, uniforms)
-    return torch.where(controls.greedy, logits.argmax(-1), drawn) if controls.any_greedy else drawn
+    return torch.where(columns.greedy, logits.argmax(-1), drawn) if columns.any_greedy else drawn
 
 
 def _inverse(probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -129,14 +129,3 @@ def _likeliest(probs: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> tup
         if enough.all():
             return ordered, order
     return probs.sort(dim=-1, descending=True, stable=True)
-
-
-def penalise(logits: Tensor, how: Sampling, prompt: Sequence[int], draft: Sequence[int]) -> None:
-    """The repetition controls of one row, in place."""
-    if how.repetition != 1.0:
-        seen = torch.tensor(sorted({*prompt, *draft}), device=logits.device)
-        there = logits[seen]
-        logits[seen] = torch.where(there > 0, there / how.repetition, there * how.repetition)
-    if draft and (how.presence or how.frequency):
-        times = torch.bincount(torch.tensor(draft, device=logits.device), minlength=len(logits))
-        logits -= how.presence * (times > 0) + how.frequency * times
