@@ -14,7 +14,7 @@ from forethought.methods.sample import Sample
 from forethought.models.cached import Cached, _key
 from forethought.models.extend import extend
 from forethought.models.price import Price
-from forethought.models.protocol import Completion, Request
+from forethought.models.protocol import Completion, Controls, Request
 from forethought.models.scripted import Scripted
 from forethought.tasks.text import Text
 
@@ -57,6 +57,8 @@ async def test_the_second_time_nothing_is_asked_and_the_same_is_charged(file: Pa
         {"logprobs": 0},
         {"forced": (1,)},
         {"schema": "{}"},
+        {"top_k": 5},
+        {"controls": Controls(presence=0.5)},
         {"messages": ({"role": "system", "content": "a number"},)},
     ],
 )

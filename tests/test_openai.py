@@ -11,9 +11,10 @@ from forethought.core.errors import UsageError
 from forethought.core.scope import Call, Scope
 from forethought.models.extend import extend
 from forethought.models.openai import OpenAI
+from forethought.models.openai_dialect import Dialect
 from forethought.models.openai_wire import Lines
 from forethought.models.price import Price
-from forethought.models.protocol import Completion, Request
+from forethought.models.protocol import Completion, Controls, Request
 from tests.servers import Endpoint
 
 pytestmark = pytest.mark.anyio
@@ -96,6 +97,8 @@ async def test_strict_servers_get_plain_parameters() -> None:
             done = await model.extend(Request(FRUITS, max_tokens=2), call())
             with pytest.raises(UsageError, match="min_p"):
                 await model.extend(replace(STEP, min_p=0.1), call())
+            with pytest.raises(UsageError, match="top_k"):
+                await model.extend(replace(STEP, top_k=5), call())
     assert (done.text, done.finish) == ("apple\n", "length")
     assert endpoint.bodies[-1].keys().isdisjoint({"max_tokens", "top_k", "min_p"})
 
@@ -107,6 +110,7 @@ async def test_every_sampling_parameter_is_sent() -> None:
     sent = endpoint.bodies[-1]
     assert sent["seed"] == 5
     assert (sent["temperature"], sent["top_p"], sent["min_p"], sent["top_k"]) == (0.3, 0.9, 0.05, -1)
+    assert Dialect().body("toy", replace(STEP, top_k=5), 0)["top_k"] == 5
     assert sent["max_tokens"] == sent["max_completion_tokens"] == 9
     assert sent["stream"] is True
     assert sent["stream_options"]["include_usage"] is True
@@ -167,6 +171,9 @@ async def test_what_cannot_be_sent_is_refused() -> None:
                 await model.extend(replace(STEP, stop=tuple("abcde")), call())
             with pytest.raises(UsageError, match="forced"):
                 await model.extend(replace(STEP, forced=(1,)), call())
+            with pytest.raises(UsageError, match="penalties, bans or hooks; the local models do"):
+                await model.extend(replace(STEP, controls=Controls(presence=0.5)), call())
+            assert "controls" not in model.abilities
     assert endpoint.bodies == []
 
 

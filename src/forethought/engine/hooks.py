@@ -1,10 +1,9 @@
-"""Hooks: they look at a row before its next token is drawn. Two of them, to use or to copy; one instance a request."""
+"""Hooks: they look at a row before its next token is drawn. Two of them, to use or to copy."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -30,7 +29,7 @@ class HighEntropy:
         return Verdict(stop=bool(entropy > self.nats))
 
 
-@dataclass
+@dataclass(frozen=True)
 class LowConfidence:
     """Stop when confidence, averaged over the last `window` tokens, falls below `floor`.
 
@@ -41,15 +40,12 @@ class LowConfidence:
     floor: float
     window: int = 16
     top: int = 20
-    recent: deque[float] = field(default_factory=deque)
 
     def __call__(self, row: Row, logits: Tensor) -> Verdict:
         likeliest = logits.log_softmax(-1).topk(min(self.top, len(logits))).values
-        self.recent.append(-float(likeliest.mean()))
-        if len(self.recent) > self.window:
-            self.recent.popleft()
-        full = len(self.recent) == self.window
-        return Verdict(stop=full and sum(self.recent) / self.window < self.floor)
+        row.noted.append(-float(likeliest.mean()))
+        recent = row.noted[-self.window :]
+        return Verdict(stop=len(recent) == self.window and sum(recent) / self.window < self.floor)
 
 
 async def fork(engine: Engine, ids: Sequence[int], how: Sampling, seed: int, hook: Hook) -> list[Row]:

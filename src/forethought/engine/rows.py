@@ -31,7 +31,8 @@ class Row:
     """`tokens` are the new ones, `logprobs` their natural logarithms under the model at temperature 1, `top` the alternatives
     asked for. `cached` tokens were known to the tree, `computed` ones were not; `reads` counts the token-steps that
     attention looked at. `outputs` is what a classifier said after each token of `ids`. `finish` is `hook` where its hook
-    stopped it; `top` then ends with the alternatives to the token that was not drawn.
+    stopped it; `top` then ends with the alternatives to the token that was not drawn. `noted` is what the hook writes down of
+    this row, so that one hook serves any number of them.
     """
 
     ids: tuple[int, ...]
@@ -40,6 +41,7 @@ class Row:
     progress: Callable[[Row], None] = lambda row: None
     graded_from: int | None = None
     hook: Hook | None = None
+    noted: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top: list[dict[int, float]] = field(default_factory=list)

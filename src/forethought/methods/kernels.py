@@ -60,7 +60,7 @@ class Extend:
         full = grown.size >= self.task.draft_tokens or (steps is not None and steps.full(grown))
         # An empty piece may be half a character; but where steps end behind a string, an empty step ends the draft.
         half = completion.finish == "length" and not (steps and steps.breaks)
-        if completion.finish == "end" or not (completion.text or half):
+        if completion.finish == "end" or not (completion.text or half or completion.finish == "hook"):
             return "end"
         return "length" if cut or full else None
 

@@ -14,7 +14,9 @@ from forethought.methods.by import By
 Law = Literal["proper", "invariant", "greedy"]
 """proper: keeps the unnormalised measure in expectation. invariant: a Markov kernel that keeps its target. greedy: neither."""
 
-Need = Literal["continue", "logprobs", "loglikelihood", "grades", "process", "instructions", "self-evaluation"]
+Need = Literal[
+    "continue", "logprobs", "loglikelihood", "controls", "grades", "process", "instructions", "self-evaluation"
+]
 """An ability of the model; `grades`: a verifier; `process`: one that grades unfinished drafts; `instructions`: a model that
 reads what it is told besides the problem, which the embedded reasoner does not; `self-evaluation`: such a model, or `process`
 in its place. Parameters may add to an instance's needs."""

@@ -112,4 +112,6 @@ def _key(name: str, request: Request, seed: int) -> bytes:
     asked += [request.temperature, request.top_p, request.min_p, request.logprobs, request.forced]
     if request.schema is not None:  # recordings without one have the keys that they always had
         asked.append(request.schema)
+    if request.extras:
+        asked.append(request.extras)
     return blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).digest()

@@ -58,7 +58,7 @@ def digest(request: Request) -> str:
     """A short name of what was asked, to notice that a record belongs to another program."""
     said = [part for m in request.messages for part in (m["role"], m["content"])]
     how = f"{request.max_tokens} {request.temperature} {request.top_p} {request.min_p} {request.logprobs} {request.forced}"
-    how += request.schema or ""
+    how += (request.schema or "") + request.extras
     asked = "\0".join([*said, request.draft.text, *request.stop, how])
     return blake2b(asked.encode(), digest_size=6).hexdigest()
 

@@ -34,7 +34,9 @@ class Local:
     path holds no model that the engine can run, or the memory is more than there is.
     """
 
-    abilities: frozenset[Ability] = frozenset({"extend", "continue", "logprobs", "loglikelihood", "seed", "ordered"})
+    abilities: frozenset[Ability] = frozenset(
+        {"extend", "continue", "logprobs", "loglikelihood", "seed", "ordered", "controls"}
+    )
 
     def __init__(self, path: Path, name: str | None = None, kv_bytes: int | None = None, int8: bool = False) -> None:
         if not path.exists():
@@ -104,12 +106,12 @@ class Local:
     async def extend(self, request: Request, call: Call) -> Completion:
         """Draw one continuation. Its texts join to the text of all ids: the first bytes of a character wait for the rest."""
         ids = self.ids(request.messages, request.draft)
-        row = await self.engine.generate(ids, sampling(request), call.seed, lambda row: call.progress(self._cost(row)))
+        how, hook = sampling(request), request.controls.hook
+        row = await self.engine.generate(ids, how, call.seed, lambda row: call.progress(self._cost(row)), hook)
         assert row.finish is not None
-        assert row.finish != "hook"
         tokens = tuple(row.tokens[:-1] if row.finish == "end" else row.tokens)
         text = self._added(self._written(request.draft), tokens, row.finish == "end")
-        top = tuple(self._named(entry) for entry in row.top[: len(tokens)])
+        top = tuple(self._named(entry) for entry in row.top[: len(tokens) + (row.finish == "hook")])
         return Completion(text, row.finish, self._cost(row), tokens, tuple(row.logprobs[: len(tokens)]), top)
 
     def _added(self, before: tuple[int, ...], new: tuple[int, ...], last: bool) -> str:
@@ -157,8 +159,11 @@ class Local:
 def sampling(request: Request) -> Sampling:
     from forethought.engine.sampling import Sampling
 
+    c = request.controls
     limits = (request.max_tokens, request.temperature, request.top_p, request.min_p)
-    return Sampling(*limits, request.logprobs, request.stop, request.forced)
+    penalties = (c.repetition, c.presence, c.frequency)
+    asked = (request.logprobs, request.stop, request.forced, request.top_k)
+    return Sampling(*limits, *asked, *penalties, c.banned, c.min_tokens)
 
 
 def fingerprint(path: Path) -> str:

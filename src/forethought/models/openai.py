@@ -17,7 +17,7 @@ from forethought.models.openai_dialect import Dialect, probe
 from forethought.models.openai_reply import Reply
 from forethought.models.openai_wire import ATTEMPTS, RefusedError, Wire
 from forethought.models.price import Price
-from forethought.models.protocol import Ability, Completion, Request
+from forethought.models.protocol import PLAIN, Ability, Completion, Request
 
 SPELLING = re.compile(r"(?:openai:)?(?P<model>(?!openai:).+)@(?P<url>https?://[^\s/]+\S*)")
 MOST_STOPS = 4  # vLLM's limit, and OpenAI's
@@ -119,10 +119,14 @@ class OpenAI:
             raise UsageError(f"{self.name} cannot continue a partial answer")
         if request.min_p and not dialect.extras:
             raise UsageError(f"{self.name} knows no min_p")
+        if request.top_k and not dialect.extras:
+            raise UsageError(f"{self.name} knows no top_k")
         if request.schema is not None and not dialect.schemas:
             raise UsageError(f"{self.name} follows no schemas")
         if request.forced:
             raise UsageError(f"{self.name} takes no forced tokens; the local models do")
+        if request.controls != PLAIN:
+            raise UsageError(f"{self.name} takes no penalties, bans or hooks; the local models do")
 
     async def _asked(self, request: Request, seed: int, dialect: Dialect, tell: Callable[[Cost], None]) -> Reply:
         """Ask and explain what goes wrong. `tell` gets the running cost."""

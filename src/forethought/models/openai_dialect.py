@@ -22,7 +22,7 @@ CONTINUINGS: tuple[Continuing, ...] = ("flag", "prefill", "apply-template", "tok
 RAW = ("apply-template", "tokenize")
 BOTH_LIMITS = ("max_tokens", "max_completion_tokens")
 # Said explicitly, because every server has its own defaults for them; OpenAI's own API refuses them as unknown.
-EXTRAS = {"top_k": -1, "repetition_penalty": 1.0}
+EXTRAS = {"repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Dialect:
         if request.stop:
             body["stop"] = list(request.stop)
         if self.extras:
-            body |= EXTRAS | {"min_p": request.min_p}
+            body |= EXTRAS | {"min_p": request.min_p, "top_k": request.top_k or -1}
             body["stream_options"]["continuous_usage_stats"] = True  # vLLM, SGLang: what a cancelled call has cost
         if self.llama:
             body |= {"verbose": True, "timings_per_token": True}  # tells a stop from the end; counts as it goes

@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from forethought.core.cost import ZERO, Cost
 from forethought.core.draft import ROOT, Draft
 from forethought.core.problem import Message
+from forethought.core.registry import require
 from forethought.core.scope import Call
 
-Ability = Literal["extend", "continue", "logprobs", "loglikelihood", "seed", "ordered", "schema"]
+if TYPE_CHECKING:
+    from forethought.engine.rows import Hook
+
+Ability = Literal["extend", "continue", "logprobs", "loglikelihood", "seed", "ordered", "schema", "controls"]
 """extend: answers a prompt. continue: goes on from a partial assistant text. logprobs: of the chosen tokens.
 loglikelihood: scores a given text. seed: the same seed gives the same text. ordered: races are decided by critical
-tokens, not by arrival (see `race`). schema: writes JSON by a schema."""
+tokens, not by arrival (see `race`). schema: writes JSON by a schema. controls: does what `Controls` ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What may come at each token. A request that has any needs a model with the ability; the defaults ask for nothing.
+
+    `repetition` divides positive logits of tokens seen in prompt or draft and multiplies negative ones; `presence` and
+    `frequency` are subtracted once and a time for tokens that this request drew. `banned` token ids never come; no end comes
+    before `min_tokens` of this request. `hook` looks at each token before it is drawn, and may stop the sample there or
+    bias it; it is a frozen dataclass, since its `repr` is what records know it by. Raises UsageError for another one.
+    """
+
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    banned: tuple[int, ...] = ()
+    min_tokens: int = 0
+    hook: Hook | None = None
+
+    def __post_init__(self) -> None:
+        how = getattr(self.hook, "__dataclass_params__", None)
+        frozen = self.hook is None or (how is not None and how.frozen)
+        require(frozen, f"the hook of a request has to be a frozen dataclass, not {self.hook!r}")
+
+
+PLAIN = Controls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +52,8 @@ class Request:
 
     `stop` strings end the sample and are kept in its text. `forced` token ids are taken as if the model had chosen them.
     `logprobs` asks for that many alternatives at each token besides the chosen one; None asks for none at all.
-    `schema` is a JSON schema, as text, that the answer has to follow; it needs the ability.
+    `schema` is a JSON schema, as text, that the answer has to follow; it needs the ability, and so do `controls`. `top_k`
+    of 0 keeps all tokens.
     """
 
     messages: tuple[Message, ...]
@@ -35,18 +66,27 @@ class Request:
     logprobs: int | None = None
     forced: tuple[int, ...] = ()
     schema: str | None = None
+    top_k: int = 0
+    controls: Controls = PLAIN
+
+    @property
+    def extras(self) -> str:
+        """`top_k` and `controls` as records know them; empty if neither is asked for, as in records from before them."""
+        asked = [f" top_k={self.top_k}"] * bool(self.top_k) + [f" {self.controls}"] * (self.controls != PLAIN)
+        return "".join(asked)
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What came back: the new text (with the stop string that ended it), and what it cost by the backend's count.
 
-    `finish` is `stop` at a stop string, `end` at the end of the text, `length` at `max_tokens`. `tokens` and `logprobs`
-    (natural log) are empty where the backend does not tell them. `top` has the alternatives at each token.
+    `finish` is `stop` at a stop string, `end` at the end of the text, `length` at `max_tokens`, `hook` where its hook stopped
+    it. `tokens` and `logprobs` (natural log) are empty where the backend does not tell them. `top` has the alternatives at
+    each token; after a hook it ends with those to the token that was not drawn.
     """
 
     text: str
-    finish: Literal["stop", "end", "length"]
+    finish: Literal["stop", "end", "length", "hook"]
     cost: Cost = ZERO
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
