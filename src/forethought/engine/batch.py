@@ -207,7 +207,7 @@ class Batch:
             row.seat.filled += 1
         told = self.statistics
         told.steps += 1
-        told.rows += n + len(takes)
+        told.rows += len(self.live)
         told.tokens_computed += n + sum(takes)
 
     def _read(self, hidden: Tensor, takes: Sequence[int]) -> tuple[list[Row], list[int]]:
