@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from forethought.core.cost import Cost
 from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.scope import Call
+from forethought.engine.batch import SLOTS
 from forethought.engine.engine import TOKENS_A_HOP, Engine
+from forethought.engine.pages import PAGE
 from forethought.engine.rows import Row, Verdict
 from forethought.engine.sampling import Sampling, choose
 from forethought.engine.weights import load
@@ -106,6 +109,22 @@ def check_idle(engine: Engine) -> None:
     assert engine.batch.pages.reserved == 0
     assert not any(node.locks for node in engine.batch.tree.nodes())
     engine.batch.tree.check_integrity()
+
+
+def check_live(engine: Engine) -> None:
+    """All pages, promises and locks are those of the rows that are live now. Only between two steps."""
+    batch, locks = engine.batch, Counter[int]()
+    batch.tree.check_integrity()
+    assert batch.pages.reserved == sum(row.seat.promised for row in batch.live)
+    for row in batch.live:
+        place, text = row.seat, (*row.ids, *row.tokens)
+        path = batch.tree.path(place.node, place.known)
+        assert tuple(token for node, taken in path for token in node.tokens[:taken]) == text[: place.known]
+        assert place.known <= place.filled <= row.most
+        locks.update(id(node) for node, _ in batch.tree.path(place.node, place.node.end))
+    assert {id(node): node.locks for node in batch.tree.nodes() if node.locks} == locks
+    assert batch.tree.root.locks == len(batch.live)
+    assert batch.seats.layout.slots.tokens <= SLOTS * batch.pages.count * PAGE
 
 
 # the same numbers as transformers

@@ -16,7 +16,7 @@ from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
 from tests import tiny
-from tests.test_engine import check_idle, prompt
+from tests.test_engine import check_idle, check_live, prompt
 
 PAGES = 40
 Asked = tuple[tuple[int, ...], Sampling, int]
@@ -31,6 +31,7 @@ class Fuzz:
     texts: list[tuple[int, ...]] = field(default_factory=list)
     found: list[tuple[Asked, Row]] = field(default_factory=list)
     cancelled: int = 0
+    checked: int = 0
 
     def __post_init__(self) -> None:
         pages = Engine(self.model, lambda row: False).batch.pages
@@ -66,6 +67,9 @@ class Fuzz:
         with anyio.CancelScope() as scope:
 
             def progress(row: Row) -> None:
+                if not row.cancelled:  # who is cancelled is told while others may be in a step
+                    check_live(self.engine)
+                    self.checked += len(self.engine.batch.live)
                 if steps is not None and len(row.tokens) >= steps:
                     scope.cancel()
 
@@ -92,6 +96,7 @@ async def drive(model: Llama, operations: int, checked: int, seed: int) -> int:
         await fuzz.wave(count)
         done += count
     assert fuzz.cancelled > operations // 50
+    assert fuzz.checked > operations
     different = 0
     for asked, row in fuzz.rng.sample(fuzz.found, min(checked, len(fuzz.found))):
         alone = await Engine(model, lambda row: False, kv_bytes=1 << 22).generate(*asked)

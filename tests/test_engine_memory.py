@@ -82,8 +82,18 @@ async def test_slots_are_bounded(make: Callable[..., Engine]) -> None:
     asked = [(prompt(500, 99), Sampling(4), 99)] + [(prompt(5, i), Sampling(4), i) for i in range(40)]
     rows = await together(engine, asked)
     assert [row.tokens for row in rows] == [(await make().generate(*a)).tokens for a in asked]
-    assert engine.batch.seats.layout.slots.tokens <= 2 * 64 * PAGE + 512
+    assert engine.batch.seats.layout.slots.tokens <= 2 * 64 * PAGE
     check_idle(engine)
+
+
+async def test_slots_that_grow_ahead_stay_within_their_bound(make: Callable[..., Engine]) -> None:
+    """Seventeen rows of 130 tokens have 32 slots of 192: exactly twice the pool."""
+    pages = 32 * 192 // (2 * PAGE)
+    engine = make(kv_bytes=pages * make().batch.pages.page_bytes, rows=64)
+    rows = await together(engine, [(prompt(100, i), Sampling(30), i) for i in range(17)])
+    assert engine.statistics.occupancy > 12
+    assert {len(row.tokens) for row in rows} == {30}
+    assert engine.batch.seats.layout.slots.tokens == 2 * pages * PAGE
 
 
 @given(st.lists(st.tuples(st.integers(1, 512), st.integers(0, 4000)), min_size=1, max_size=40))

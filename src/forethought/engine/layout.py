@@ -81,7 +81,8 @@ class Layout:
     def _reserve(self, decoding: Sequence[Row], reading: Sequence[Row], takes: Sequence[int]) -> None:
         wanted = [_columns(row) + 1 for row in decoding]
         wanted += [_columns(row) + take for row, take in zip(reading, takes, strict=True)]
-        self._rebuild |= self.slots.reserve(len(wanted), max(wanted), max(wanted))
+        most = max(row.most for row in (*decoding, *reading))
+        self._rebuild |= self.slots.reserve(len(wanted), max(wanted), max(wanted), most)
 
     def _decode_lane(self, rows: Sequence[Row]) -> Lane:
         if self._rebuild:

@@ -42,16 +42,17 @@ class Slots:
     def tokens(self) -> int:
         return self._kv.shape[2] * self._kv.shape[4]
 
-    def reserve(self, rows: int, columns: int, used: int) -> bool:
+    def reserve(self, rows: int, columns: int, used: int, most: int = 0) -> bool:
         """Make room for so many live rows, keeping the `used` columns that they have. True if it moved, so that places have to
-        be told anew. What grows in one direction gives back what is not needed in the other.
+        be told anew. What grows in one direction gives back what is not needed in the other. Rows that go on get room ahead,
+        up to the `most` columns that any of them may come to.
         """
         layers, _, had, kv_heads, room, head_dim = self._kv.shape
         if rows <= had and columns <= room:
             return False
         more_rows, more_columns = rounded(rows, max(columns, used))
-        if rows <= had:  # rows that go on will need more
-            more_columns = max(more_columns, min(2 * room, room + 512))
+        if rows <= had:
+            more_columns = max(more_columns, min(2 * room, room + 512, rounded(rows, most)[1]))
         new = self._kv.new_zeros(layers, 2, more_rows, kv_heads, more_columns, head_dim)
         rows, columns = min(had, more_rows), min(room, used)
         new[:, :, :rows, :, :columns] = self._kv[:, :, :rows, :, :columns]
