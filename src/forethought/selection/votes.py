@@ -47,11 +47,11 @@ def columns(
     """What `ballots` is made of."""
     finished = [p for p in pop if p.state.finish == "end"]
     places = [i for i, p in enumerate(pop) if p.state.finish == "end"]
-    weights = posterior(finished).tolist()
-    if 0.0 in weights:  # the dead
-        living = [i for i, weight in enumerate(weights) if weight > 0]
-        finished, places, weights = ([column[i] for i in living] for column in (finished, places, weights))
-    drafts = [p.state for p in finished]
+    drafts, weights = [p.state for p in finished], posterior(finished).tolist()
+    if 0.0 in weights:  # the dead do not vote
+        drafts = [draft for draft, weight in zip(drafts, weights, strict=True) if weight]
+        places = [place for place, weight in zip(places, weights, strict=True) if weight]
+        weights = [weight for weight in weights if weight]
     return drafts, weights, answers_of(drafts, problem, by), places
 
 
