@@ -167,7 +167,7 @@ def test_difficulties(task: GeneratedTask) -> None:
 
 
 def test_tasks_by_name() -> None:
-    assert set(TASKS) == {*GENERATED, "text"}
+    assert set(TASKS) == {*GENERATED, "math", "text"}
     assert task_named("chain") is generated_task("chain")
     with pytest.raises(UsageError, match="there is no task 'chian'; did you mean 'chain'"):
         task_named("chian")

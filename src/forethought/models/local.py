@@ -106,8 +106,8 @@ class Local:
     async def extend(self, request: Request, call: Call) -> Completion:
         """Draw one continuation. Its texts join to the text of all ids: the first bytes of a character wait for the rest."""
         ids = self.ids(request.messages, request.draft)
-        how, hook = sampling(request), request.controls.hook
-        row = await self.engine.generate(ids, how, call.seed, lambda row: call.progress(self._cost(row)), hook)
+        engine, how, hook = self.engine, sampling(request), request.controls.hook
+        row = await engine.generate(ids, how, call.seed, lambda row: call.progress(self._cost(row)), hook)
         assert row.finish is not None
         tokens = tuple(row.tokens[:-1] if row.finish == "end" else row.tokens)
         text = self._added(self._written(request.draft), tokens, row.finish == "end")
