@@ -24,6 +24,7 @@ from forethought.methods import By, Method
 from forethought.methods.sample import Sample
 from forethought.selection import Selection, Verdict, wants_grades
 from forethought.solving import Made, Parts, asked, check, key_of, load, populate, prepare
+from forethought.tasks.classes import aside
 
 Outcome = Mapping[str, Any]
 
@@ -129,7 +130,7 @@ async def _measure(bench: Bench, method: Method, problem: Problem, made: Made) -
     for selection in bench.selections:
         reading = rich if wants_grades(selection) else plain
         verdict, cost = await reading.select(selection, made, by, problem, budget)
-        results[repr(selection)] = _credited(verdict, problem, by, cost)
+        results[repr(selection)] = await aside(by.task, partial(_credited, verdict, problem, by, cost))
     stopped = "budget" if made.at.run.short else made.stopped
     return {"results": results, "stopped": stopped}
 

@@ -15,13 +15,16 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Equating(Protocol):
-    """A task with a further ability: to tell that two canonical answers that differ as strings mean the same."""
+    """A task with a further ability: to tell that two canonical answers that differ as strings mean the same.
+
+    That may take its time, and so may its `correct`: both are asked in threads.
+    """
 
     def same(self, one: str, other: str, problem: Problem) -> bool: ...
 
 
 async def aside(task: Task, compare: Callable[[], T]) -> T:
-    """What `compare` comes to. A task's own equality may take its time, and other drafts must not wait for it: in a thread."""
+    """What `compare` comes to. A task's own equality may take its time, and nobody else must wait for it: in a thread."""
     if isinstance(task, Equating):
         return await to_thread.run_sync(compare, abandon_on_cancel=True)
     return compare()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from forethought.core.cost import Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
 from forethought.core.problem import Problem
 from forethought.core.scope import Call
+from forethought.tasks.classes import aside
 from forethought.tasks.protocol import Task
 from forethought.verifiers.protocol import verifiers
 
@@ -40,5 +42,5 @@ class Exact:
         return ONE_CALL
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
-        _, right = check(draft, problem, task)
+        _, right = await aside(task, partial(check, draft, problem, task))
         return (UNKNOWN if right is None else Grade(float(right))), ONE_CALL
