@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import anyio
 import anyio.lowlevel
 
 from forethought.core.cost import Cost
+from forethought.core.draft import Draft
+from forethought.core.population import Population
 from forethought.core.problem import Message, Problem
 from forethought.core.scope import Call, Run, Scope
 from forethought.methods import By, methods
 from forethought.models.protocol import Ability, Completion, Request
+from forethought.selection.votes import Votes, polled
 from forethought.tasks.protocol import Task
 
 ASKED = Problem("say a word")
@@ -58,6 +62,11 @@ class Cases(Words):
 
     def same(self, one: str, other: str, problem: Problem) -> bool:
         return one.lower() == other.lower()
+
+
+def poll(pop: Population[Draft], problem: Problem, by: By) -> Votes:
+    """The ballots of a population that was made elsewhere."""
+    return anyio.run(polled, pop, problem, by, Scope.root())
 
 
 async def said(spelling: str, words: Sequence[str], task: Task | None = None) -> list[str]:

@@ -27,7 +27,7 @@ from forethought.methods.drawing import answers, votes
 from forethought.methods.semantic_entropy import entropy
 from forethought.models.protocol import Completion, Request
 from forethought.selection import selections
-from forethought.selection.votes import poll
+from forethought.selection.votes import polled
 from forethought.solving import Parts, Solution, solve_with
 from tests.listed import ASKED, Cases, Listed, Words, said
 from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask, expected_measure, texts
@@ -316,7 +316,7 @@ async def test_who_drew_a_draft_is_known_where_its_neighbours_failed() -> None:
     at = Scope.root(Run(failures="drop"))
     pop = await methods.parse("multi-temperature(n=6, temperatures=2, batch=3)")(ASKED, by, at)
     assert [p.state.text for p in pop] == ["b", "a", "c", "a"]
-    assert poll(pop, ASKED, by).pool.sampler.tolist() == [1, 1, 0, 1]
+    assert (await polled(pop, ASKED, by, at)).pool.sampler.tolist() == [1, 1, 0, 1]
     for rule in ("dawid-skene(samplers=2, accuracies=(0.9, 0.1))", "top-two(samplers=2, reliabilities=(0.95, 0.05))"):
         assert (await selections.parse(rule)(pop, ASKED, by, at)).answer == "c"
 
@@ -351,7 +351,7 @@ async def test_what_the_reasoner_cannot_read_is_refused() -> None:
 
 async def test_who_cannot_be_read_does_not_vote_and_is_no_agreement() -> None:
     pop = await methods.parse("sample(n=6)")(ASKED, By(Listed(["?", "a", "b", "b", "?", "a"]), Words()), Scope.root())
-    told = await answers(pop, ASKED, By(Listed([]), Words()))
+    told = await answers(pop, ASKED, By(Listed([]), Words()), Scope.root())
     assert votes(told) == [("a", 2), ("b", 2)]
     assert entropy(told) == pytest.approx(entropy_of([2, 2, 1, 1]))
 

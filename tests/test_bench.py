@@ -28,7 +28,7 @@ from forethought.methods import By, Method, methods
 from forethought.models.scripted import Scripted
 from forethought.selection import Selection, Verdict, selections
 from forethought.selection.protocol import Need
-from forethought.selection.votes import poll, verdict_of, voted
+from forethought.selection.votes import polled, verdict_of, voted
 from forethought.solving import Parts, solve_with
 from forethought.tasks.protocol import Task
 from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask
@@ -63,7 +63,7 @@ class Witness:
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
         room = at.account.fits(by.draft(problem, 1.0).bound(Particle(ROOT)))
         more = await each([Particle(ROOT)], by.draft(problem, 1.0), at) if room else []
-        votes = poll([*pop, *more], problem, by)
+        votes = await polled([*pop, *more], problem, by, at)
         return verdict_of(voted(votes, votes.weight, "max"), votes)
 
 

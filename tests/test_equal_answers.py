@@ -6,17 +6,23 @@ import threading
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from forethought.bench.run import Bench, open_store, run
 from forethought.core.budget import Budget
 from forethought.core.draft import Draft
+from forethought.core.errors import ForethoughtError
 from forethought.core.problem import Problem
-from forethought.core.scope import Call
+from forethought.core.scope import Call, Run, Scope, Seeded
+from forethought.core.store import RunStore
+from forethought.core.trace import MemoryTrace
 from forethought.methods import By, methods
 from forethought.selection import selections
+from forethought.solving import Parts, solve_with
+from forethought.tasks.classes import merged
 from forethought.verifiers import verifiers
-from tests.listed import ASKED, Cases, Listed
+from tests.listed import ASKED, Cases, Listed, Words
 
 pytestmark = pytest.mark.anyio
 
@@ -33,8 +39,7 @@ class Slow(Cases):
 
     async def work(self) -> None:
         """What somebody else does while the answer is checked."""
-        while not self.asked.is_set():
-            await anyio.sleep(0.001)
+        await anyio.to_thread.run_sync(self.asked.wait, 5)
         self.others.set()
 
 
@@ -54,3 +59,49 @@ async def test_others_go_on_while_a_bench_looks_at_answers(tmp_path: Path) -> No
         tasks.start_soon(task.work)
         (row,) = await run(bench, open_store(tmp_path))
     assert row["accuracy"] == 1
+
+
+class Hurried(Cases):
+    """Has no time in this life to find that two answers are the same."""
+
+    def same(self, one: str, other: str, problem: Problem) -> bool:
+        return False
+
+
+STOPPING = [
+    ("adaptive-self-consistency(n=9, window=3)", "aAabbbccc"),
+    ("beta-self-consistency(n=9, window=4)", "aAaAbbbbb"),
+    ("multi-temperature(n=8, temperatures=2, batch=2)", "aAAabbbb"),
+    ("semantic-entropy(n=2, rounds=3, threshold=0)", "abAacc"),
+]
+stopping = pytest.mark.parametrize(("spelling", "words"), STOPPING)
+
+
+@stopping
+async def test_a_run_that_goes_on_stops_where_it_would_have(spelling: str, words: str) -> None:
+    async def life(task: Words, trace: MemoryTrace) -> list[str]:
+        pop = await methods.parse(spelling)(ASKED, By(Listed(words), task), Scope.root(Run(Seeded(0), trace)))
+        return [p.state.text for p in pop]
+
+    first = MemoryTrace()
+    whole = await life(Cases(), first)
+    assert await life(Hurried(), MemoryTrace()) != whole
+    assert await life(Hurried(), MemoryTrace(first.events)) == whole
+
+
+@stopping
+async def test_a_run_that_is_read_again_says_what_it_said(spelling: str, words: str, tmp_path: Path) -> None:
+    async def solved(task: Words) -> tuple[str | None, float, int]:
+        parts = Parts(By(Listed(words), task), methods.parse(spelling), selections.parse("majority"))
+        found = await solve_with(parts, ASKED, 0, RunStore(tmp_path / "runs"))
+        return found.answer, found.confidence, len(found.population)
+
+    assert await solved(Cases()) == await solved(Hurried())
+
+
+async def test_a_record_of_other_answers_is_an_error() -> None:
+    trace = MemoryTrace()
+    assert await merged(["a", None, "A"], Cases(), ASKED, Scope.root(Run(Seeded(0), trace))) == ["a", None, "a"]
+    at = Scope.root(Run(Seeded(0), MemoryTrace(trace.events)))
+    with pytest.raises(ForethoughtError, match="the record at 1 is of other answers"):
+        await merged(["a", "b"], Cases(), ASKED, at)

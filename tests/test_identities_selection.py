@@ -24,8 +24,8 @@ from forethought.core.scope import Run, Scope, Seeded
 from forethought.methods import By, methods
 from forethought.selection import Tallying, Verdict, selections
 from forethought.selection.rpc import kept
-from forethought.selection.votes import poll, verdict_of
-from tests.listed import ASKED, Listed, Words
+from forethought.selection.votes import verdict_of
+from tests.listed import ASKED, Listed, Words, poll
 from tests.test_selection import Given, Letters
 from tests.toy import PROBLEM, ToyModel
 

@@ -48,7 +48,7 @@ class AdaptiveSelfConsistency:
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         async def of_one_mind(_: Population[Draft], last: Population[Draft]) -> bool:
-            said = set(await answers(last, problem, by))
+            said = set(await answers(last, problem, by, at))
             return len(last) == self.window and len(said) == 1 and None not in said
 
         draft, window = by.draft(problem, self.temperature), [Particle(ROOT)] * self.window

@@ -59,7 +59,7 @@ class BetaSelfConsistency:
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         async def safe(pop: Population[Draft], _: Population[Draft]) -> bool:
-            counts = [count for _, count in votes(await answers(pop, problem, by))]
+            counts = [count for _, count in votes(await answers(pop, problem, by, at))]
             return bool(counts) and doubt(counts[0], counts[1] if counts[1:] else 0) <= 1 - self.confidence
 
         draft, window = by.draft(problem, self.temperature), [Particle(ROOT)] * self.window

@@ -67,7 +67,7 @@ class ConfidenceStop:
             for i, p in enumerate(tried):
                 if not pop[i].ended:
                     trials[i].append(self._closed(p))
-                    pop[i] = trials[i][-1] if await self._settled(trials[i], problem, by) else pop[i]
+                    pop[i] = trials[i][-1] if await self._settled(trials[i], problem, by, at) else pop[i]
         return pop
 
     def _asked(self, particle: Particle[Draft]) -> Particle[Draft]:
@@ -77,7 +77,7 @@ class ConfidenceStop:
         """A trial answer as a draft that ends with it. Nothing came back: it cannot be read."""
         return particle.moved(replace(particle.state, finish="end"), done=True)
 
-    async def _settled(self, trials: Population[Draft], problem: Problem, by: By) -> bool:
-        last = await answers(trials[-self.runs :], problem, by)
+    async def _settled(self, trials: Population[Draft], problem: Problem, by: By, at: Scope) -> bool:
+        last = await answers(trials[-self.runs :], problem, by, at)
         agreed = len(last) == self.runs and last[0] is not None and len(set(last)) == 1
         return agreed and confidence(trials[-1].state) >= self.threshold

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
@@ -16,7 +15,7 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.kernels import Extend, Graded
-from forethought.tasks.classes import aside, classes_of
+from forethought.tasks.classes import merged
 
 Settled = Callable[[Population[Draft], Population[Draft]], Awaitable[bool]]
 
@@ -43,15 +42,19 @@ def readable(particle: Particle[Draft], problem: Problem, by: By) -> bool:
     return particle.state.finished and by.task.answer(particle.state.text, problem) is not None
 
 
-async def answers(pop: Population[Draft], problem: Problem, by: By) -> list[str | None]:
-    """What each draft says, in order; None for one that is unfinished or cannot be read.
+def read(pop: Population[Draft], problem: Problem, by: By) -> list[str | None]:
+    """The canonical answer of each draft, in order; None for one that is unfinished or cannot be read.
 
-    Answers that the task holds equal are one, the first of them, as in selections.
+    Copies of one draft are read once.
     """
-    said = [by.task.answer(p.state.text, problem) if p.state.finished else None for p in pop]
-    known = [answer for answer in said if answer is not None]
-    first = await aside(by.task, partial(classes_of, known, by.task, problem))
-    return [None if answer is None else first[answer] for answer in said]
+    finished = {id(p.state): p.state for p in pop if p.state.finished}
+    said = {key: by.task.answer(draft.text, problem) for key, draft in finished.items()}
+    return [said.get(id(p.state)) for p in pop]
+
+
+async def answers(pop: Population[Draft], problem: Problem, by: By, at: Scope) -> list[str | None]:
+    """What each draft says, as `read`; answers that the task holds equal are one, the first of them (see `merged`)."""
+    return await merged(read(pop, problem, by), by.task, problem, at)
 
 
 def votes(said: Sequence[str | None]) -> list[tuple[str, int]]:

@@ -18,10 +18,10 @@ from forethought.methods.protocol import Law, Need, methods
 HINT = "{text}\n\nHint: the answer is probably close to {answer}."
 
 
-async def shares(pop: Population[Draft], problem: Problem, by: By) -> dict[str, float]:
+async def shares(pop: Population[Draft], problem: Problem, by: By, at: Scope) -> dict[str, float]:
     """The distribution of the answers, by the drafts' weights; who cannot be read has no part in it."""
     found: defaultdict[str, float] = defaultdict(float)
-    for weight, answer in zip(posterior(pop), await answers(pop, problem, by), strict=True):
+    for weight, answer in zip(posterior(pop), await answers(pop, problem, by, at), strict=True):
         if answer is not None:
             found[answer] += float(weight)
     total = math.fsum(found.values())
@@ -58,7 +58,7 @@ class HintMarginalization:
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         pop = await each(branch([Particle(ROOT)], [self.n]), by.draft(problem, self.temperature), at)
         for _ in range(self.rounds):
-            likely = await shares(pop, problem, by)
+            likely = await shares(pop, problem, by, at)
             if not likely or max(likely.values()) >= self.sure:
                 break
             told = [replace(problem, text=HINT.format(text=problem.text, answer=answer)) for answer in likely]

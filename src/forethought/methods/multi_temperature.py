@@ -70,7 +70,7 @@ class MultiTemperature:
 
         async def easy(pop: Population[Draft], _: Population[Draft]) -> bool:
             said: list[list[str | None]] = [[] for _ in self.grid]
-            for particle, answer in zip(pop, await answers(pop, problem, by), strict=True):
+            for particle, answer in zip(pop, await answers(pop, problem, by, at), strict=True):
                 said[sampler_of(particle.state) or 0].append(answer)
             winners = Counter(map(sure, said))
             del winners[None]

@@ -65,7 +65,7 @@ class SemanticEntropy:
             before = len(pop)
             pop = await each([*pop, *[Particle(ROOT)] * self.n], by.draft(asked, self.temperature), at)
             last = pop[before:]
-            said = await answers(last, problem, by)
+            said = await answers(last, problem, by, at)
             seen.append(entropy(said))
         return last
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -18,12 +17,12 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
-from forethought.methods.drawing import answers
+from forethought.methods.drawing import read
 from forethought.selection.calibrated import counting, outcomes
 from forethought.selection.information import information
 from forethought.selection.protocol import Known, Need, Verdict, selections
 from forethought.selection.votes import Tally, Votes, counted
-from forethought.tasks.classes import aside, classes_of
+from forethought.tasks.classes import merged
 
 
 @selections.register("abstain")
@@ -93,7 +92,7 @@ class Abstain:
             if pop is None:
                 at.run.short = True
                 break
-            chances.append(await chance(answer, pop, problem, by))
+            chances.append(await chance(answer, pop, problem, by, at))
         return chances
 
     async def _drafts(self, masked: Problem, by: By, at: Scope) -> Population[Draft] | None:
@@ -135,8 +134,7 @@ def weaker(text: str, share: float, at: Scope) -> str:
     return " ".join("[...]" if hide else word for word, hide in zip(words, hidden.tolist(), strict=True))
 
 
-async def chance(answer: str, pop: Population[Draft], problem: Problem, by: By) -> float:
+async def chance(answer: str, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> float:
     """The smoothed share of the drafts that give this answer."""
-    said = [other for other in await answers(pop, problem, by) if other is not None]
-    first = await aside(by.task, partial(classes_of, [answer, *said], by.task, problem))
-    return (sum(first[other] == first[answer] for other in said) + 1) / (len(pop) + 2)
+    asked, *said = await merged([answer, *read(pop, problem, by)], by.task, problem, at)
+    return (said.count(asked) + 1) / (len(pop) + 2)

@@ -43,7 +43,7 @@ class BestOfMajority:
         require(0 <= self.alpha <= 1, f"best-of-majority: alpha is a share between 0 and 1, not {self.alpha}")
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
-        votes = await polled(pop, problem, by)
+        votes = await polled(pop, problem, by, at)
         if not votes.classes:
             return Verdict()
         kept = votes.readable[0] & self._frequent(votes)[0, votes.answer[0]]

@@ -57,7 +57,7 @@ class LlmChoice:
         require(self.temperature >= 0, f"llm-choice: temperature must be at least 0, not {self.temperature}")
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
-        votes = await polled(pop, problem, by)
+        votes = await polled(pop, problem, by, at)
         plain = verdict_of(Majority().tally(votes), votes) if votes.classes else Verdict()
         if votes.classes <= 1:
             return plain

@@ -43,7 +43,7 @@ class Pairwise:
     order: Order = "knockout"
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
-        votes = await polled(pop, problem, by)
+        votes = await polled(pop, problem, by, at)
         if not votes.classes:
             return Verdict()
         if not isinstance(by.verifier, Comparer):

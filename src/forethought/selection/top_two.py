@@ -56,7 +56,7 @@ class TopTwo:
             )
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
-        votes = await polled(pop, problem, by)
+        votes = await polled(pop, problem, by, at)
         if not votes.classes:
             return Verdict()
         confusion = float(self.confusion(votes)[0])

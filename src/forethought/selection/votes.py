@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,50 +17,13 @@ from forethought.core.population import Particle, Population, posterior
 from forethought.core.problem import Problem
 from forethought.core.scope import Scope
 from forethought.methods.by import By
-from forethought.methods.drawing import sampler_of
+from forethought.methods.drawing import answers, sampler_of
 from forethought.selection.protocol import Counting, Ranked, Verdict
-from forethought.tasks.classes import aside, classes_of
 from forethought.verifiers.protocol import Aggregation, aggregate
 
 Numbers = NDArray[np.float64]
 Indices = NDArray[np.intp]
 UNREADABLE = -1
-
-
-class Ballot(NamedTuple):
-    """One finished draft: its posterior weight, canonical answer (None if it cannot be read) and place in the population."""
-
-    draft: Draft
-    weight: float
-    answer: str | None
-    position: int = 0
-
-
-def ballots(pop: Population[Draft], problem: Problem, by: By) -> list[Ballot]:
-    """The finished, living drafts in index order. Answers that the task holds equal are one: the first of them."""
-    return [Ballot(*row) for row in zip(*columns(pop, problem, by), strict=True)]
-
-
-def columns(
-    pop: Population[Draft], problem: Problem, by: By
-) -> tuple[list[Draft], list[float], list[str | None], list[int]]:
-    """What `ballots` is made of."""
-    finished = [p for p in pop if p.state.finish == "end"]
-    places = [i for i, p in enumerate(pop) if p.state.finish == "end"]
-    drafts, weights = [p.state for p in finished], posterior(finished).tolist()
-    if 0.0 in weights:  # the dead do not vote
-        drafts = [draft for draft, weight in zip(drafts, weights, strict=True) if weight]
-        places = [place for place, weight in zip(places, weights, strict=True) if weight]
-        weights = [weight for weight in weights if weight]
-    return drafts, weights, answers_of(drafts, problem, by), places
-
-
-def answers_of(drafts: Sequence[Draft], problem: Problem, by: By) -> list[str | None]:
-    """The canonical answer of each, those that are equal by the first of them; copies of one draft are read once."""
-    read = {id(draft): draft for draft in drafts}
-    told = {key: by.task.answer(draft.text, problem) for key, draft in read.items()}
-    first = classes_of([answer for answer in told.values() if answer is not None], by.task, problem)
-    return [None if (answer := told[id(draft)]) is None else first[answer] for draft in drafts]
 
 
 @dataclass(frozen=True)
@@ -219,20 +182,24 @@ def voted(votes: Votes, scores: Numbers, combine: Literal["sum", "max"] = "sum")
     return Tally(share, np.where(votes.present, share.round(12), -np.inf), scores)
 
 
-def poll(pop: Population[Draft], problem: Problem, by: By) -> Votes:
-    """The ballots of one population, as one row."""
-    drafts, weights, said, at = columns(pop, problem, by)
-    numbers: dict[str, int] = {}
+async def polled(pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Votes:
+    """The ballots of one population, as one row: its finished, living drafts in index order."""
+    voters, weights, places = electorate(pop)
+    said, numbers = await answers(voters, problem, by, at), dict[str, int]()
     answer = [UNREADABLE if a is None else numbers.setdefault(a, len(numbers)) for a in said]
     name = None if by.verifier is None else str(by.verifier)
-    places = np.array(at, dtype=np.intp)
+    drafts = [p.state for p in voters]
     pool = Pool(drafts, said, np.array(answer, dtype=np.intp), places, np.zeros_like(places), name)
-    return Votes(pool, np.arange(len(drafts))[None], np.array([weights]), len(numbers))
+    return Votes(pool, np.arange(len(drafts))[None], weights[None], len(numbers))
 
 
-async def polled(pop: Population[Draft], problem: Problem, by: By) -> Votes:
-    """`poll`, while other drafts go on."""
-    return await aside(by.task, partial(poll, pop, problem, by))
+def electorate(pop: Population[Draft]) -> tuple[list[Particle[Draft]], Numbers, Indices]:
+    """Who votes, with their posterior weights and their places in the population. The dead do not vote."""
+    places = [i for i, p in enumerate(pop) if p.state.finished]
+    weights = posterior([pop[i] for i in places])
+    alive = np.flatnonzero(weights)
+    living = [places[i] for i in alive.tolist()]
+    return [pop[i] for i in living], weights[alive], np.array(living, dtype=np.intp)
 
 
 def verdict_of(tally: Tally, votes: Votes) -> Verdict:
@@ -252,7 +219,7 @@ async def counted(selection: Counting, pop: Population[Draft], problem: Problem,
     """Grade what the selection wants graded, and count."""
     if "grades" in selection.needs:
         pop = await graded(pop, problem, by, at)
-    votes = await polled(pop, problem, by)
+    votes = await polled(pop, problem, by, at)
     return verdict_of(selection.tally(votes), votes) if votes.classes else Verdict()
 
 

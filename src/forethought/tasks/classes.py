@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
 from anyio import to_thread
 
+from forethought.core.errors import ForethoughtError
 from forethought.core.problem import Problem
+from forethought.core.scope import Scope
 from forethought.tasks.protocol import Task
 
 T = TypeVar("T")
@@ -53,3 +56,21 @@ def classes_of(answers: Sequence[str], task: Task, problem: Problem) -> dict[str
                 first, later = sorted((root(one), root(other)), key=place.__getitem__)
                 parent[later] = first
     return {answer: root(answer) for answer in distinct}
+
+
+async def merged(said: Sequence[str | None], task: Task, problem: Problem, at: Scope) -> list[str | None]:
+    """Answers in order, each by the first that the task holds equal to it; None, for a draft that says nothing, stays.
+
+    An equality of the task's own may hang on how long it took (mathematics), so what was found is recorded: a run that goes
+    on takes it as it was. Raises ForethoughtError if other answers are recorded here.
+    """
+    if not isinstance(task, Equating):
+        return list(said)
+    known = [answer for answer in said if answer is not None]
+    earlier = at.recorded("equal")
+    first = earlier.data["first"] if earlier else await aside(task, partial(classes_of, known, task, problem))
+    at.note("equal", {"first": first})
+    if first.keys() != set(known):
+        place = ".".join(map(str, at.here))
+        raise ForethoughtError(f"the record at {place} is of other answers: the program has changed, start a new run")
+    return [None if answer is None else first[answer] for answer in said]

@@ -13,7 +13,7 @@ class Math:
     r"""A problem of mathematics. Votes merge answers that are mathematically equal: `\frac{1}{2}` and `0.5` are one.
 
     The answer is the last `\boxed{}`, else the last line `answer: ...`; a draft without either cannot be read. Equality is
-    math-verify's, in worker processes; a pair that it cannot settle in time is two answers.
+    math-verify's, in worker processes; a pair that it cannot settle in time is two answers, and stays so in a resumed run.
     """
 
     name = "math"
