@@ -16,7 +16,7 @@ from forethought.models.protocol import Loads, Model, Weighty
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import given
 from forethought.verifiers.endpoint import steps_of
-from forethought.verifiers.protocol import Verifier, verifiers
+from forethought.verifiers.protocol import Verifier, nearest, verifiers
 
 
 class Around:
@@ -56,9 +56,8 @@ class Around:
 
         A step that was graded with a beginning of the draft keeps that grade: it is neither changed twice nor drawn anew.
         """
-        known = next(
-            (d.grades[str(self)].steps for d in draft.lineage() if d is not draft and str(self) in d.grades), ()
-        )
+        before = nearest(draft, str(self))
+        known = before.grades[str(self)].steps if before else ()
         kept = min(len(known), len(said.steps) - 1)
         return replace(said, value=value, steps=(*known[:kept], *steps[kept:-1], value) if said.steps else ())
 

@@ -18,6 +18,7 @@ from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.models.extend import extend
 from forethought.models.names import is_reasoner, model_named
 from forethought.models.protocol import Completion, Model, Request
+from forethought.verifiers.protocol import nearest
 
 MARKUP = r"[ \t*_`#>\"'()\[\]]*"
 
@@ -134,6 +135,6 @@ def chance(top: dict[str, float], yes: str, no: str) -> float | None:
 
 def grown(draft: Draft, verifier: str, value: float | None) -> Grade:
     """A grade of the draft as it stands, behind those of its beginnings: one a step where it was graded at each."""
-    known = next((d.grades[verifier] for d in draft.lineage() if d is not draft and verifier in d.grades), None)
-    before = known.steps if known else ()
+    known = nearest(draft, verifier)
+    before = known.grades[verifier].steps if known else ()
     return Grade(value, before if value is None else (*before, value))

@@ -13,7 +13,7 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Call
 from forethought.reasoner.loader import folder
 from forethought.tasks.protocol import Task
-from forethought.verifiers.protocol import verifiers
+from forethought.verifiers.protocol import nearest, verifiers
 
 if TYPE_CHECKING:
     from forethought.models.reward import RewardModel
@@ -51,11 +51,7 @@ class Process:
         return reward_model(self.path).weights
 
     def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
-        return reward_model(self.path).bound(task.prompt(problem), draft, self._known(draft))
+        return reward_model(self.path).bound(task.prompt(problem), draft, nearest(draft, str(self)))
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
-        return await reward_model(self.path).grade(task.prompt(problem), draft, self._known(draft))
-
-    def _known(self, draft: Draft) -> Draft | None:
-        """The nearest beginning of the draft that this verifier has graded."""
-        return next((d for d in draft.lineage() if d is not draft and str(self) in d.grades), None)
+        return await reward_model(self.path).grade(task.prompt(problem), draft, nearest(draft, str(self)))

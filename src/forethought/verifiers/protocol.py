@@ -44,6 +44,11 @@ class Verifier(Protocol):
 verifiers: Registry[Verifier] = Registry("verifier")
 
 
+def nearest(draft: Draft, verifier: str) -> Draft | None:
+    """The nearest beginning of the draft that this verifier (by its spelling) has graded; None if it has graded none."""
+    return next((d for d in draft.lineage() if d is not draft and verifier in d.grades), None)
+
+
 def aggregate(grade: Grade, how: Aggregation) -> float | None:
     """One number for a draft: its last step's grade, or the least, mean or product over its steps. None if unknown."""
     steps = grade.steps

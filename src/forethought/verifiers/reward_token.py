@@ -13,7 +13,7 @@ from forethought.models.protocol import Model, Request
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import ask, chance, model_of, most, ready, written
 from forethought.verifiers.endpoint import steps_of
-from forethought.verifiers.protocol import verifiers
+from forethought.verifiers.protocol import nearest, verifiers
 from forethought.verifiers.self_eval import ALTERNATIVES, needs_logprobs
 
 
@@ -76,7 +76,7 @@ class RewardToken:
 
     def _known(self, draft: Draft, task: Task) -> tuple[float, ...]:
         """The grades of the whole steps of the nearest graded beginning."""
-        graded = next((d for d in draft.lineage() if d is not draft and str(self) in d.grades), None)
+        graded = nearest(draft, str(self))
         if graded is None:
             return ()
         whole = len(steps_of(graded.text, task)) - (not graded.text.endswith(task.step_break))
