@@ -28,6 +28,8 @@ class Controls:
     `frequency` are subtracted once and a time for tokens that this request drew. `banned` token ids never come; no end comes
     before `min_tokens` of this request. `hook` looks at each token before it is drawn, and may stop the sample there or
     bias it; it is a frozen dataclass, since its `repr` is what records know it by. Raises UsageError for another one.
+    A draft that a hook stopped is open, even if nothing was drawn: who asked goes on without the hook, since one that stops
+    at once would stop for ever.
     """
 
     repetition: float = 1.0
