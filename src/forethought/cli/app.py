@@ -47,7 +47,7 @@ BudgetText = Annotated[
     str | None,
     typer.Option("--budget", help="Limits, as tokens=2000,seconds=10.", show_default="tokens=16000,seconds=120"),
 ]
-Failures = Annotated[
+FailuresText = Annotated[
     str, typer.Option(help="A draft whose model fails: fail ends the run, drop leaves it out, counted.")
 ]
 Seed = Annotated[int, typer.Option(help="The run's seed: the same seed, the same solution.")]
@@ -80,7 +80,7 @@ def solve(
     ] = None,
     budget: BudgetText = None,
     seed: Seed = 0,
-    failures: Failures = "fail",
+    failures: FailuresText = "fail",
     json_: Json = False,
     store: Annotated[
         Path | None, typer.Option(help="The file to record runs in.", show_default="in your state folder")
@@ -131,7 +131,7 @@ def bench(
     kv_memory: KvMemory = None,
     budget: BudgetText = None,
     seed: Seed = 0,
-    failures: Failures = "fail",
+    failures: FailuresText = "fail",
     json_: Json = False,
 ) -> None:
     """Measure methods and selections on a task. The same command again goes on where it was."""

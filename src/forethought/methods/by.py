@@ -22,7 +22,7 @@ class By:
     """The parts that a method may use. `verifier` is None where there is none.
 
     `grade_drafts` says that the selection will want grades of whole drafts, `logprobs` that it will want the
-    log-probabilities of their tokens. `steps` is where steps end, where a method does not leave that to the task.
+    log-probabilities of their tokens. `steps_end` is where steps end, where a method does not leave that to the task.
     """
 
     model: Model
@@ -30,7 +30,7 @@ class By:
     verifier: Verifier | None = None
     grade_drafts: bool = False
     logprobs: bool = False
-    steps: Step = None
+    steps_end: Step = None
 
     def draft(self, problem: Problem, temperature: float, *, logprobs: int | None = None) -> Extend | Graded:
         """A kernel that writes a draft to its end, and grades it where the selection will want that."""
@@ -39,12 +39,12 @@ class By:
 
     def stepped(self, step: Step) -> By:
         """The same parts, with steps that end where `step` says (None: where these do)."""
-        return self if step is None else replace(self, steps=step)
+        return self if step is None else replace(self, steps_end=step)
 
     @property
     def boundary(self) -> Boundary:
         """Where steps end."""
-        return boundary_of(self.task, self.steps)
+        return boundary_of(self.task, self.steps_end)
 
     def step(
         self, problem: Problem, temperature: float, *, most: int | None = None, logprobs: int | None = None
