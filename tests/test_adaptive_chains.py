@@ -208,6 +208,17 @@ async def test_a_model_that_tells_no_probabilities_is_never_confident() -> None:
         assert particle.state.text.endswith(f"answer: {answer}")
 
 
+async def test_traces_are_cut_behind_tokens_and_before_their_answers() -> None:
+    """Of five words of thinking; `so my answer:` is three tokens, none of which is thinking."""
+    whole = "a b c d e\nso my answer: 3"
+    script = lambda prompt, so_far, seed: whole[len(so_far) :] if whole.startswith(so_far) else "4"  # noqa: E731
+    by = By(Scripted(script), Lines())
+    pop, _ = await populated("fractured(n=1, cuts=5, step=1, end='\\nso my answer: ')", by)
+    texts = [p.state.text for p in pop]
+    assert texts[0] == whole
+    assert texts[1:] == [f"{thought}\nso my answer: 4" for thought in ("a b c d ", "a b c ", "a b ", "a ")]
+
+
 # budget-forcing
 
 
@@ -341,7 +352,7 @@ async def test_hints_lead_to_the_stationary_share_of_a_two_answer_chain() -> Non
     by = By(follower(0.4, 0.1), Words())
     for rounds, expected in [(0, 0.3), (1, 0.55), (5, 0.784)]:
         pop, _ = await populated(f"hint-marginalization(n=300, rounds={rounds}, sure=1.0)", by)
-        assert (await shares(pop, ASKED, by))["r"] == pytest.approx(expected, abs=0.08)
+        assert (await shares(pop, ASKED, by, Scope.root()))["r"] == pytest.approx(expected, abs=0.08)
         assert log_evidence(pop) == pytest.approx(0.0, abs=1e-9)
 
 
@@ -351,7 +362,7 @@ async def test_the_mixture_is_weighed_as_the_recursion_says() -> None:
     pop, _ = await populated("hint-marginalization(n=4, rounds=1)", by)
     hints = [model.asked[i].messages[0]["content"].rpartition("close to ")[2] for i in range(4, 8)]
     assert hints == ["a.", "a.", "a.", "b."]
-    assert await shares(pop, ASKED, by) == pytest.approx({"a": 0.75 * 2 / 3, "b": 0.75 / 3, "c": 0.25})
+    assert await shares(pop, ASKED, by, Scope.root()) == pytest.approx({"a": 0.75 * 2 / 3, "b": 0.75 / 3, "c": 0.25})
 
 
 async def test_equal_answers_have_one_hint() -> None:

@@ -10,6 +10,7 @@ from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.drawing import answers, told
 from forethought.methods.protocol import Law, Need, methods
@@ -47,6 +48,7 @@ class ConfidenceStop:
     every: int = 1
     end: str = "\nanswer: "
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name in ("n", "runs", "every"):
@@ -54,8 +56,10 @@ class ConfidenceStop:
         require(self.threshold >= 0, f"confidence-stop: threshold must be at least 0, not {self.threshold}")
         require(bool(self.end.strip()), "confidence-stop: end must not be empty")
         require(self.temperature >= 0, f"confidence-stop: temperature must be at least 0, not {self.temperature}")
+        check_step("confidence-stop", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         step = by.step(problem, self.temperature)
         probe = by.step(problem, 0.0)
         pop: list[Particle[Draft]] = branch([Particle(ROOT)], [self.n])

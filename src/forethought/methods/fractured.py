@@ -9,6 +9,7 @@ from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
+from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.drawing import told
 from forethought.methods.protocol import Law, Need, methods
@@ -23,9 +24,9 @@ class Fractured:
     and the answers are drawn. The last cut is the whole trace, whose own answer is one of those that belong to it. All
     n * cuts * answers drafts vote; those of one trace share its beginning, so they are not independent.
     Law: greedy; answers from cut traces are no drafts of the model. `cuts=1, answers=1` is `sample(n)`.
-    Constants: n 16, cuts 16, answers 4, temperature 0.6 are published; here the numbers are smaller. A unit is a step of
-    the task: the paper counts tokens, whose single texts the model protocol does not tell. `end` is how the shipped tasks
-    begin their answers; for think-token models it is `</think>`.
+    Constants: n 16, cuts 16, answers 4, temperature 0.6 are published; here the numbers are smaller. A unit is a step:
+    the paper counts tokens, which is `step=1`. `end` is how the shipped tasks begin their answers; for think-token models it
+    is `</think>`.
     """
 
     law: ClassVar[Law] = "greedy"
@@ -37,14 +38,17 @@ class Fractured:
     answers: int = 1
     end: str = "\nanswer: "
     temperature: float = 0.8
+    step: Step = None
 
     def __post_init__(self) -> None:
         for name in ("n", "cuts", "answers"):
             require(getattr(self, name) >= 1, f"fractured: {name} must be at least 1, not {getattr(self, name)}")
         require(bool(self.end.strip()), "fractured: end must not be empty")
         require(self.temperature >= 0, f"fractured: temperature must be at least 0, not {self.temperature}")
+        check_step("fractured", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
+        by = by.stepped(self.step)
         step = by.step(problem, self.temperature)
         pop: list[Particle[Draft]] = branch([Particle(ROOT)], [self.n])
         while not ended(pop):
@@ -65,6 +69,5 @@ class Fractured:
 
     def _thoughts(self, draft: Draft) -> list[Draft]:
         """The beginnings of a trace before its answer, the empty one first."""
-        beginnings = list(draft.lineage())[::-1]
-        answered = (i for i, d in enumerate(beginnings) if self.end.strip() in d.new)
-        return beginnings[: next(answered, len(beginnings))]
+        thought = draft.text.split(self.end.strip(), 1)[0]
+        return [d for d in draft.lineage() if len(d.text) <= len(thought)][::-1]
