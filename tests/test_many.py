@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import forethought
 from forethought.core.budget import Budget, amount
-from forethought.core.draft import Draft
+from forethought.core.cost import Cost
+from forethought.core.draft import Draft, Grade
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.population import Particle
 from forethought.core.problem import Problem
@@ -21,6 +22,7 @@ from forethought.models.protocol import Completion, Request
 from forethought.models.scripted import Scripted
 from forethought.selection import selections
 from forethought.solving import Parts, Solution
+from forethought.tasks.protocol import Task
 from tests.listed import Words
 from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask
 
@@ -72,6 +74,26 @@ async def test_a_draft_that_failed_was_not_saved() -> None:
     found = await solve_all(Parts(By(failing, Words()), method, rule, Budget(), "drop"), [HARD] * 4, 0)
     assert min(len(s.population) for s in found) < 10
     assert failing.begun == 40
+
+
+class Balking(TableVerifier):
+    """Cannot grade the drafts of one problem."""
+
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        if problem.text == "bad":
+            raise ModelError("out of order")
+        return Grade(0.5), Cost(verifier_calls=1)
+
+
+@pytest.mark.parametrize("method", ["beam(width=1, expand=2)", "sample(n=2)"])
+async def test_a_problem_that_fails_as_a_whole_fails_the_run(method: str) -> None:
+    """Solutions stand where their problems do: where none can be had, none is left out, even if failed drafts are."""
+    by = By(ToyModel(Seeded(0)), ToyTask(), Balking())
+    parts = Parts(by, methods.parse(method), selections.parse("weighted"), Budget(), "drop")
+    good, bad = Problem("good"), Problem("bad")
+    assert len(await solve_all(parts, [good, good], 0)) == 2
+    with pytest.raises(ModelError, match="out of order"):
+        await solve_all(parts, [good, bad, good], 0)
 
 
 @pytest.mark.parametrize("method", ["first-finish(n=4, k=1)", "semantic-entropy(n=4)", "hint-marginalization(n=4)"])

@@ -74,7 +74,8 @@ async def solve_many(
     that made all of theirs: EAGer's second stage, for every method that stops early. Parts and defaults are those of
     `solve`; `stopped` says "budget" of all solutions if the budget cut any draft short. Nothing is recorded.
 
-    Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails.
+    Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails; with
+    `failures="drop"` only where not a draft but a whole problem fails, such as by its grading.
     """
     asked = [text_problem(p, task) if isinstance(p, str) else problem_of(p, task) for p in problems]
     if len({kind.name for kind, _ in asked}) != 1:

@@ -70,8 +70,9 @@ async def solve_all(parts: Parts, problems: Sequence[Problem], seed: int) -> lis
 
     In the second round the draws that the method did not need, summed over the problems, are divided among the problems
     that needed all `n`, the odd ones from the first on; their drafts of both rounds are read together. What the budget ended
-    has neither saved nor needs draws. A method that always begins all its drafts has one round. Raises UsageError before
-    anything is spent.
+    has neither saved nor needs draws. A method that always begins all its drafts has one round. There is one solution a
+    problem: what fails a problem as a whole fails the run, also where failed drafts are dropped. Raises UsageError before
+    anything is spent, and ModelError.
     """
     limits = {name: v for name, v in parts.budget.limits.items() if name not in BY_CLOCK_OR_CHAIN}
     if "tokens" in limits and limits.keys() & {"new_tokens", "verifier_tokens"}:
@@ -84,13 +85,13 @@ async def solve_all(parts: Parts, problems: Sequence[Problem], seed: int) -> lis
     run.seconds = parts.budget.limits.get("seconds", math.inf)
     at = Scope.root(run, parts.budget)
     done = [Particle(Work(problem, parts.method)) for problem in problems]
-    done = await each(done, Prepaid(drafting(parts), share(at, limits, max(len(done), 1))), at)
+    done = await each(done, Prepaid(drafting(parts), share(at, limits, max(len(done), 1))), at, failures="fail")
     again = second_round([p.state for p in done])
     if again:
         opened = [p.moved(again.get(i, p.state), done=i not in again) for i, p in enumerate(done)]
-        done = await each(opened, Prepaid(drafting(parts), share(at, limits, len(again))), at)
+        done = await each(opened, Prepaid(drafting(parts), share(at, limits, len(again))), at, failures="fail")
     done = [replace(p, done=False) for p in done]
-    done = await each(done, Prepaid(selecting(parts), share(at, limits, max(len(done), 1))), at)
+    done = await each(done, Prepaid(selecting(parts), share(at, limits, max(len(done), 1))), at, failures="fail")
     return [solution(parts, p.state, at, seed) for p in done]
 
 
