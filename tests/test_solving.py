@@ -329,9 +329,8 @@ async def test_other_weights_make_another_run(tmp_path: Path) -> None:
     assert [(one.run, one.recorded, one.answer) for one in found] == [
         (1, False, "43"), (2, False, "7"), (1, True, "43"), (2, True, "7"),
     ]  # fmt: skip
-    assert found[0].notes == []
-    for one in (1, 3):
-        assert found[one].notes == ["run 1 asked the same of a model with other weights, so this run is a new one"]
+    told = ["run 1 asked the same of a model with other weights, so this run is a new one"]
+    assert [one.notes for one in found] == [[], told, [], []]  # said once, of what was there before
     elsewhere = await solve(model=new, store=tmp_path / "runs.sqlite", seed=1)
     assert elsewhere.notes == []
 

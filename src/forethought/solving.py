@@ -183,8 +183,9 @@ async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore 
         if not done:
             store.end(row.id, "interrupted")
         raise
-    found = replace(found, run=row.id, recorded=done, notes=[*found.notes, *other_weights(store, row)])
+    found = replace(found, run=row.id, recorded=done)
     if not done:
+        found = replace(found, notes=[*found.notes, *other_weights(store, row)])
         store.end(row.id, "done", found.as_json())
     return found
 
@@ -196,10 +197,10 @@ async def _solved(parts: Parts, problem: Problem, seed: int, trace: Trace) -> So
 
 
 def other_weights(store: RunStore, row: RunRow) -> list[str]:
-    """A line where the store has runs of the same words on weights that are not those of this run."""
+    """A line where the store has earlier runs of the same words on weights that are not those of this new run."""
     if not row.spec.keys() & set(WEIGHTS):
         return []
-    others = ", ".join(str(other.id) for other in store.alike(row, WEIGHTS))
+    others = ", ".join(str(other.id) for other in store.earlier(row, WEIGHTS))
     return [f"run {others} asked the same of a model with other weights, so this run is a new one"] if others else []
 
 

@@ -74,6 +74,7 @@ def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
 def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
     """Run a bench with a progress bar a method."""
     store = open_store(out)
+    before = {row.id for row in store.runs() if row.status == "done"}
     with progress() as bars:
         ids = {repr(m): bars.add_task(show.short(repr(m)), total=len(bench.problems)) for m in bench.methods}
 
@@ -81,6 +82,7 @@ def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
             bars.advance(ids[repr(method)])
 
         rows = anyio.run(run, bench, store, done)
-    for line in other_weights(store, bench.begin(bench.methods[0], 0, store)):
+    first = bench.begin(bench.methods[0], 0, store)
+    for line in [] if first.id in before else other_weights(store, first):
         sys.stderr.write(f"forethought: {line}\n")
     return rows

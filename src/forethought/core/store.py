@@ -133,11 +133,11 @@ class RunStore:
     def runs(self) -> list[RunRow]:
         return self._select("ORDER BY id")
 
-    def alike(self, row: RunRow, entries: Sequence[str]) -> list[RunRow]:
-        """The other runs whose specs differ from this one's in nothing but these entries."""
+    def earlier(self, row: RunRow, entries: Sequence[str]) -> list[RunRow]:
+        """The runs before this one whose specs differ from this one's in nothing but these entries."""
         paths = [f"$.{entry}" for entry in entries]
         without = f"json_remove({{}}{', ?' * len(paths)})"
-        same = f"WHERE id != ? AND {without.format('spec')} = {without.format('?')} ORDER BY id"
+        same = f"WHERE id < ? AND {without.format('spec')} = {without.format('?')} ORDER BY id"
         return self._select(same, row.id, *paths, json.dumps(row.spec), *paths)
 
     def run(self, number: int) -> RunRow:
