@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from forethought.bench.run import Bench, open_store, run
 from forethought.cli.bench import measured
+from forethought.cli.show import bench_table
 from forethought.core.budget import Budget
 from forethought.core.cost import Cost
 from forethought.core.draft import ROOT, Draft, Grade
@@ -31,7 +33,7 @@ from forethought.selection.protocol import Need
 from forethought.selection.votes import polled, verdict_of, voted
 from forethought.solving import Parts, solve_with
 from forethought.tasks.protocol import Task
-from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask
+from tests.toy import PROBLEM, TableVerifier, ToyModel, ToyTask, toy_by
 
 METHODS = ("greedy", "sample(n=6)", "beam(width=2, expand=2)", "particle-filter(n=4)")
 PLENTY = Budget({"tokens": 10_000})
@@ -142,6 +144,17 @@ async def test_the_wall_time_of_a_row_is_what_a_person_waits_also_in_two_lives(t
     assert 0.4 <= first["wall_seconds"] <= waited
     assert first["total"]["seconds"] >= 8 * 0.4
     assert (await run(bench(most=0), open_store(tmp_path)))[0] == first
+
+
+def test_problems_recorded_without_their_ends_have_no_wall_time(tmp_path: Path) -> None:
+    """As those that the first version recorded: they are not run again, and the table has a dash."""
+    bench = Bench(toy_by(Seeded(0)), [PROBLEM], [methods.parse("greedy")], [selections.parse("first")], PLENTY)
+    (first,) = measured(bench, tmp_path)
+    with sqlite3.connect(tmp_path / "run.sqlite") as db:
+        db.execute("UPDATE runs SET outcome = json_remove(outcome, '$.ended')")
+    db.close()
+    assert measured(bench, tmp_path) == [first | {"wall_seconds": None}]
+    assert list(bench_table([first | {"wall_seconds": None}]).columns[-1].cells) == ["-"]
 
 
 def test_a_bench_on_other_weights_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -432,6 +432,21 @@ def test_runs_are_listed_shown_and_resumed(tmp_path: Path, monkeypatch: pytest.M
     one_line(forethought("runs", file, "--resume", 9), "has no run 9")
 
 
+@pytest.mark.parametrize(("then", "told"), [
+    ("json_remove(spec, '$.weights')", "with other weights;"),
+    ("json_set(spec, '$.budget', '')", "with other budget;"),
+])  # fmt: skip
+def test_a_run_recorded_in_other_words_does_not_go_on(tmp_path: Path, then: str, told: str) -> None:
+    """What the first version wrote is no run of today's: resuming it would silently begin another."""
+    file, words = tmp_path / "runs.sqlite", ("--task", "chain", "--difficulty", 2, "--method", "greedy")
+    assert forethought("solve", *words, "--budget", "none", "--store", file).exit_code in (0, 3)
+    with sqlite3.connect(file) as db:
+        db.execute(f"UPDATE runs SET spec = {then}")
+    db.close()
+    one_line(forethought("runs", file, "--resume", 1), "run 1 cannot go on", told)
+    assert len(RunStore(file).runs()) == 1
+
+
 def test_weights_that_are_replaced_make_another_run(tmp_path: Path) -> None:
     """A model's, and its verifier's; what is told beside them is no part of a model."""
     tiny.guesser(tmp_path / "generator")

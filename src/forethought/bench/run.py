@@ -113,10 +113,12 @@ def _times(run: Run) -> dict[str, float]:
     return {"seconds": run.clock.now(), "ended": time.time()}
 
 
-def _wall_seconds(outcomes: Sequence[Outcome]) -> float:
+def _wall_seconds(outcomes: Sequence[Outcome]) -> float | None:
     """How long a person waited for the problems, which ran side by side. What an earlier life began and did not finish
-    counts as if it had been done right before this one.
+    counts as if it had been done right before this one. None where one was recorded by a version that did not say.
     """
+    if any("ended" not in o for o in outcomes):
+        return None
     return covered([(o["ended"] - o["seconds"], o["ended"]) for o in outcomes])
 
 

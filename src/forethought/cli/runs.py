@@ -14,10 +14,11 @@ import anyio
 from forethought.assembly import assemble, model_of
 from forethought.cli import show
 from forethought.cli.errors import NO_ANSWER
+from forethought.core.budget import UNLIMITED
 from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.core.store import RunRow, RunStore
-from forethought.solving import WEIGHTS, Parts, solve_with, weights_of
+from forethought.solving import WEIGHTS, asked, solve_with
 from forethought.tasks import task_named
 
 
@@ -66,13 +67,15 @@ def in_words(data: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in data.items() if name not in ("asked", "model"))
 
 
-def check_weights(run: int, spec: Mapping[str, Any], parts: Parts) -> None:
-    """Refuse to go on with a run on weights that it was not begun with."""
-    now = weights_of(parts.by)
-    if any(spec.get(entry) != now.get(entry) for entry in WEIGHTS):
-        raise UsageError(
-            f"run {run} cannot go on: the files of its model or verifier have changed since; begin a new run"
-        )
+def check_same(run: int, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run on other weights than its own, or that an earlier version wrote down in other words."""
+    other = sorted(entry for entry in then.keys() | now.keys() if then.get(entry) != now.get(entry))
+    if not other:
+        return
+    changed = any(entry in then and entry in now for entry in WEIGHTS if entry in other)
+    told = ", ".join(name.replace("_", " ") for name in other)
+    why = "the files of its model or verifier have changed since" if changed else f"it was recorded with other {told}"
+    raise UsageError(f"run {run} cannot go on: {why}; begin a new run")
 
 
 def resume_run(file: Path, run: int, json_: bool) -> None:
@@ -83,9 +86,10 @@ def resume_run(file: Path, run: int, json_: bool) -> None:
         raise UsageError(f"run {run} belongs to a bench: run the same bench command again")
     names = ("method", "verifier", "selection", "budget", "failures")
     model = model_of(spec["model"], spec.get("price"))
-    parts = assemble(task_named(spec["task"]), model, *(spec[name] for name in names))
-    check_weights(run, spec, parts)
+    told = {**spec, "budget": spec["budget"] or UNLIMITED}  # which an earlier version wrote as nothing
+    parts = assemble(task_named(spec["task"]), model, *(told[name] for name in names))
     problem = Problem(spec["problem"], spec["reference"], spec["name"])
+    check_same(run, spec, asked(parts, problem, spec["seed"], "solve"))
     found = anyio.run(solve_with, parts, problem, spec["seed"], store)
     if json_:
         sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")

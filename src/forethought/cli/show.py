@@ -55,7 +55,7 @@ def bench_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> 
             f"{row['low']:.1%} to {row['high']:.1%}",
             f"{row['mean']['new_tokens']:,.0f}",
             f"{row['mean']['verifier_tokens']:,.0f}",
-            f"{row['wall_seconds']:.1f}",
+            "-" if row["wall_seconds"] is None else f"{row['wall_seconds']:.1f}",
         )
         made.add_row(*map(escape, cells))
     made.caption = (
