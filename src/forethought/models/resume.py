@@ -25,13 +25,16 @@ def fetched(package: str, name: str, file: Path, tell: Callable[[int], object]) 
     if {"no-index", "proxy"} & told.keys():
         return False
     cert = Path(told.get("cert", ""))
-    tls = ssl.create_default_context(cafile=cert if cert.is_file() else None)
-    with httpx2.Client(verify=tls, follow_redirects=True, timeout=30) as client:
-        try:
-            url = address(client, told.get("index-url") or default_index(), package, name)
+    index = told.get("index-url") or default_index()
+    if not index:
+        return False
+    try:
+        tls = ssl.create_default_context(cafile=cert if cert.is_file() else None)
+        with httpx2.Client(verify=tls, follow_redirects=True, timeout=30) as client:
+            url = address(client, index, package, name)
             return url is not None and whole(client, url, file, tell)
-        except (httpx2.HTTPError, httpx2.InvalidURL):
-            return False
+    except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError):
+        return False
 
 
 def settings() -> dict[str, str]:
@@ -65,17 +68,20 @@ def whole(client: httpx2.Client, url: httpx2.URL, file: Path, tell: Callable[[in
         try:
             rest(client, url, file, tell)
         except httpx2.TransportError:
-            if size(file) == before:
+            if size(file) <= before:
                 raise
         else:
             return True
 
 
 def rest(client: httpx2.Client, url: httpx2.URL, file: Path, tell: Callable[[int], object]) -> None:
-    """Append what is missing; from a server that knows no ranges, take all again."""
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size(file)}-"} if size(file) else {})
+    """Append what is missing; from a server that knows no ranges, take all again. Raises httpx2.HTTPError."""
+    begin = f"bytes {size(file)}-"
+    headers = {"Accept-Encoding": "identity"} | ({"Range": begin.replace(" ", "=")} if size(file) else {})
     with client.stream("GET", url, headers=headers) as reply:
         reply.raise_for_status()
+        if reply.status_code == PARTIAL and not reply.headers.get("Content-Range", "").startswith(begin):
+            raise httpx2.RemoteProtocolError("the server sent another part than the one that was asked for")
         with file.open("ab" if reply.status_code == PARTIAL else "wb") as target:
             for block in reply.iter_raw():
                 target.write(block)
