@@ -70,6 +70,8 @@ def test_how_it_is_spelled() -> None:
     (Many(), "many-parts"), (Plain(), "none"), (Many(3), "many-parts(n=3)"),
     (Many(None, mode="max", on=True), "many-parts(n=None, mode=max, on=True)"),
     (Many(word="a\n"), "many-parts(word='a\\n')"), (Many(word="b c"), "many-parts(word='b c')"),
+    (Many(word="None"), "many-parts(word='None')"), (Many(word="if"), "many-parts(word='if')"),
+    (Many(word="\ufb01"), "many-parts(word='\ufb01')"), (Many(word="end"), "many-parts(word=end)"),
 ])  # fmt: skip
 def test_in_brief_a_part_has_only_what_is_not_the_default(part: Any, words: str) -> None:
     assert brief(part) == words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import keyword
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -74,8 +75,11 @@ def brief(part: Any) -> str:
 
 
 def word(value: Any) -> Any:
-    """A value as people write it: a bare word needs no quotes, a line break has to be spelled."""
-    return repr(value) if isinstance(value, str) and not value.isidentifier() else value
+    """A value as people write it: a bare word needs no quotes unless it would be read as something else, such as None."""
+    if not isinstance(value, str):
+        return value
+    bare = value.isidentifier() and value.isascii() and not keyword.iskeyword(value)
+    return value if bare else repr(value)
 
 
 def require(condition: bool, complaint: str) -> None:
