@@ -14,7 +14,7 @@ from forethought.methods.sample import Sample
 from forethought.models.cached import Cached, _key
 from forethought.models.extend import extend
 from forethought.models.price import Price
-from forethought.models.protocol import Completion, Controls, Request
+from forethought.models.protocol import Completion, Controls, Request, weights_in
 from forethought.models.scripted import Scripted
 from forethought.tasks.text import Text
 
@@ -126,6 +126,23 @@ async def test_whose_recordings(file: Path) -> None:
     replay = Cached(None, file, "b")
     assert (await replay.extend(ASK, Call((), 1))).text == " 1 "
     await replay.aclose()
+
+
+async def test_what_other_files_said_is_not_replayed(file: Path) -> None:
+    """Of a model that runs here: a replay without it is of the files that were recorded last."""
+
+    async def said(weights: str | None) -> tuple[str, int, str]:
+        inner = Scripted(lambda prompt, so_far, seed: f"by {weights}", name="a")
+        inner.weights = weights  # type: ignore[attr-defined]
+        model = Cached(inner if weights else None, file)
+        text = (await model.extend(ASK, Call((), 1))).text
+        await model.aclose()
+        return text, model.physical_calls, weights_in(model)
+
+    assert await said("old") == ("by old", 1, "old")
+    assert await said("new") == ("by new", 1, "new")
+    assert await said("old") == ("by old", 0, "old")
+    assert await said(None) == ("by new", 0, "new")
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -24,10 +25,16 @@ from forethought.core.errors import ModelError, UsageError
 from forethought.core.population import Particle
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Scope
+from forethought.methods import By
+from forethought.models.names import model_named
+from forethought.models.scripted import Scripted
+from forethought.solving import weights_of
 from forethought.tasks import GENERATED
 from forethought.verifiers import grade_all, verifiers
-from forethought.verifiers.classifier import Loaded
+from forethought.verifiers.agreement import Agreement
+from forethought.verifiers.classifier import Loaded, loaded
 from forethought.verifiers.endpoint import wire
+from forethought.verifiers.noisy import Noisy
 from tests import tiny
 
 pytestmark = pytest.mark.anyio
@@ -229,6 +236,59 @@ async def test_a_classifier_that_fails_fails_everyone_who_waits_and_works_again(
         with pytest.raises(RuntimeError, match="out of memory"):
             await grade_all(pop, verifier, ASKED, TASK, Scope.root())
     assert len(await grade_all(pop, verifier, ASKED, TASK, Scope.root())) == 3
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_reader_that_asyncio_cancels_takes_nobody_with_it(
+    passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own cancellation, which no shield keeps off: who waited gets an error, and who comes later is read."""
+    tiny.classifier(tmp_path)
+    model, forward = loaded(str(tmp_path)), Loaded._forward
+    monkeypatch.setattr(Loaded, "_forward", lambda self, rows: time.sleep(0.2) or forward(self, rows))
+
+    async def cancelled() -> None:
+        reader, waiter = (asyncio.ensure_future(model.read([1, 2])) for _ in range(2))
+        for _ in range(passes):  # before the batch is closed, or while it is read
+            await asyncio.sleep(0)
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        with pytest.raises(ModelError, match="was cancelled"):
+            await asyncio.wait_for(waiter, 5)
+        assert len(await asyncio.wait_for(model.read([1, 2]), 5)) == 2
+
+    asyncio.run(cancelled())
+
+
+def weights(verifier: Any) -> str | None:
+    """What the spec of a run says of a verifier's files, as a new process would read them."""
+    model_named.cache_clear()
+    loaded.cache_clear()
+    return weights_of(By(Scripted(lambda prompt, so_far, seed: "7"), TASK, verifier)).get("verifier_weights")
+
+
+ASKING = ("judge", "self-eval", "reward-token", "logic", "agreement")
+
+
+@pytest.mark.parametrize("name", [*ASKING, "classifier", "scorer", "around"])
+def test_the_files_of_a_verifier_are_told_by_their_content(name: str, tmp_path: Path) -> None:
+    classifier, judge = f"classifier(path='{tmp_path}')", f"judge(model='local:{tmp_path}')"
+    parts = {"classifier": classifier, "scorer": Agreement(scorer=classifier), "around": Noisy(of=judge)}
+    part = parts.get(name, f"{name}(model='local:{tmp_path}')")
+    verifier = verifiers.parse(part) if isinstance(part, str) else part
+    found = []
+    for seed in (0, 0, 1):
+        tiny.classifier(tmp_path, seed=seed)
+        found.append(weights(verifier))
+    assert found[0]
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_a_verifier_without_files_tells_of_none(name: str) -> None:
+    assert weights(verifiers.parse(name)) is None
+    assert weights(verifiers.parse(f"{name}(model='openai:toy@http://localhost:1/v1')")) is None
 
 
 async def test_what_is_no_classifier_is_told_in_one_line(tmp_path: Path) -> None:

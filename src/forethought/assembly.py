@@ -29,6 +29,7 @@ def budget_of(budget: str | Budget | None) -> Budget:
 
 
 def failures_of(text: str) -> Failures:
+    """What becomes of a draft whose model fails, by its word. Raises UsageError for another word than fail or drop."""
     if text not in ("fail", "drop"):
         raise UsageError(f"failures is fail or drop, not '{text}'")
     return "drop" if text == "drop" else "fail"

@@ -22,7 +22,7 @@ from forethought.core.trace import MemoryTrace, Trace
 from forethought.methods import By, Method
 from forethought.models.names import is_reasoner
 from forethought.models.price import Price
-from forethought.models.protocol import Loads, Model, Request, Weighty
+from forethought.models.protocol import Loads, Model, Request, weights_in
 from forethought.selection import Selection, Verdict, wants_grades
 from forethought.tasks import GENERATED
 from forethought.tasks.text import Text
@@ -71,7 +71,7 @@ class Parts:
 def weights_of(by: By) -> dict[str, str]:
     """What the parts that run here are, by the content of their files: other weights make another run."""
     parts: tuple[object, object] = (by.model, by.verifier)
-    return {entry: part.weights for entry, part in zip(WEIGHTS, parts, strict=True) if isinstance(part, Weighty)}
+    return {entry: found for entry, part in zip(WEIGHTS, parts, strict=True) if (found := weights_in(part))}
 
 
 @dataclass(frozen=True, slots=True)

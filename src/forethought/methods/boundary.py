@@ -61,5 +61,6 @@ def boundary_of(task: Task, step: Step) -> Boundary:
 
 
 def check_step(name: str, step: Step) -> None:
+    """Refuse a `step` of the method `name` at which no step could end. Raises UsageError."""
     sensible = step >= 1 if isinstance(step, int) else step != ""
     require(sensible, f"{name}: step is a number of tokens of at least 1, a string, or sentence, not {step!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
 from hashlib import blake2b
@@ -14,10 +15,11 @@ from forethought.core.cost import Cost
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.scope import Call
 from forethought.models.extend import from_json, to_json
-from forethought.models.protocol import Ability, Completion, Loads, Model, Request
+from forethought.models.protocol import Ability, Completion, Loads, Model, Request, weights_in
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, abilities TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS weights (name TEXT PRIMARY KEY, weights TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS completions (key BLOB PRIMARY KEY, cost TEXT, data TEXT) WITHOUT ROWID;
 """
 
@@ -25,11 +27,11 @@ CREATE TABLE IF NOT EXISTS completions (key BLOB PRIMARY KEY, cost TEXT, data TE
 class Cached:
     """A model whose completions are kept in an SQLite file and never asked for twice.
 
-    The key is the model's name, the whole request, and the seed: the seed is what makes two samples of one prompt
-    two samples. A replayed call returns the recorded completion and charges its recorded cost; `physical_calls` counts
-    those that reached the model. Without a model it only replays, and a request that was never recorded is a
-    ModelError; a budget on prompt tokens or dollars may admit other calls then, since only the model knows its own
-    bound. The ability `loglikelihood` is not passed on.
+    The key is the model's name, its files by their content where it runs here, the whole request, and the seed: the seed is
+    what makes two samples of one prompt two samples. A replayed call returns the recorded completion and charges its
+    recorded cost; `physical_calls` counts those that reached the model. Without a model it only replays what the files that
+    were recorded last said, and a request that was never recorded is a ModelError; a budget on prompt tokens or dollars may
+    admit other calls then, since only the model knows its own bound. The ability `loglikelihood` is not passed on.
     """
 
     def __init__(self, model: Model | None, path: Path | str, name: str | None = None) -> None:
@@ -47,6 +49,16 @@ class Cached:
     @property
     def abilities(self) -> frozenset[Ability]:
         return self.model.abilities - {"loglikelihood"} if self.model else self._abilities
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """The model's files by their content; without a model, those of the last recording. Raises UsageError if they
+        cannot be read.
+        """
+        if self.model:
+            return weights_in(self.model)
+        row = self._db.execute("SELECT weights FROM weights WHERE name = ?", (self.name,)).fetchone()
+        return str(row[0]) if row else ""
 
     def bound(self, request: Request) -> Cost:
         if self.model:
@@ -72,7 +84,7 @@ class Cached:
             await close()
 
     async def extend(self, request: Request, call: Call) -> Completion:
-        key = _key(self.name, request, call.seed)
+        key = _key(self.name, request, call.seed, self.weights)
         row = self._db.execute("SELECT cost, data FROM completions WHERE key = ?", (key,)).fetchone()
         if row:
             await anyio.lowlevel.checkpoint()
@@ -89,6 +101,7 @@ class Cached:
         if not self._introduced:  # only now: a model may learn its abilities from its first answer
             can = json.dumps(sorted(self.abilities))
             self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (self.name, can))
+            self._db.execute("INSERT OR REPLACE INTO weights VALUES (?, ?)", (self.name, self.weights))
             self._introduced = True
         self._db.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?)", row)
 
@@ -106,7 +119,7 @@ class Cached:
         return frozenset(json.loads(row[0]))
 
 
-def _key(name: str, request: Request, seed: int) -> bytes:
+def _key(name: str, request: Request, seed: int, weights: str = "") -> bytes:
     draft = request.draft
     asked: list[Any] = [name, seed, request.messages, draft.text, draft.ids, request.max_tokens, request.stop]
     asked += [request.temperature, request.top_p, request.min_p, request.logprobs, request.forced]
@@ -114,4 +127,6 @@ def _key(name: str, request: Request, seed: int) -> bytes:
         asked.append(request.schema)
     if request.extras:
         asked.append(request.extras)
+    if weights:
+        asked.append({"weights": weights})
     return blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).digest()

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from forethought.models.reading import Reader
 
 PART = "\ufffd"
-KINDS_OF_FILES = frozenset({".safetensors", ".json", ".jinja"})  # weights, configuration, tokenizer, template
+KINDS_OF_FILES = frozenset(  # weights, configuration, tokenizer, template
+    {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
+)
 
 
 class Local:
@@ -72,10 +74,7 @@ class Local:
     @functools.cached_property
     def weights(self) -> str:
         """The model's files by their content, wherever they lie: a short hash."""
-        try:
-            return fingerprint(self.path)
-        except OSError as error:
-            raise UsageError(f"{self.path} cannot be read: {error}") from None
+        return fingerprint(self.path)
 
     def ids(self, messages: Sequence[Message], draft: Draft) -> tuple[int, ...]:
         """The token ids of a prompt and the draft so far."""
@@ -167,12 +166,18 @@ def sampling(request: Request) -> Sampling:
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of a GGUF file, or of those files of a folder that a model is made of, with their names."""
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in KINDS_OF_FILES)
+    """A short hash of a GGUF file, or of those files of a folder that a model is made of, with their names.
+
+    Raises UsageError if they cannot be read.
+    """
     whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            whole.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
+    try:
+        files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in KINDS_OF_FILES)
+        for file in files:
+            with file.open("rb") as opened:
+                whole.update(file.name.encode() + b"\0" + hashlib.file_digest(opened, "sha256").digest())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
     return whole.hexdigest()[:16]
 
 

@@ -142,5 +142,10 @@ class Weighty(Protocol):
 
     @property
     def weights(self) -> str:
-        """The files by their content, as a short text. Raises UsageError if they cannot be read."""
+        """The files by their content, as a short text, empty if it has none. Raises UsageError if they cannot be read."""
         ...
+
+
+def weights_in(part: object) -> str:
+    """The weights of a part that has any, else an empty text. Raises UsageError if they cannot be read."""
+    return part.weights if isinstance(part, Weighty) else ""

@@ -26,6 +26,7 @@ class RewardModel:
 
     @property
     def weights(self) -> str:
+        """The files by their content. Raises UsageError if they cannot be read."""
         return self._local.weights
 
     def bound(self, messages: tuple[Message, ...], draft: Draft, known: Draft | None) -> Cost:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from forethought.core.cost import ZERO, Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Call
-from forethought.models.protocol import Model, Request
+from forethought.models.protocol import Request, weights_in
 from forethought.sandbox import Kind, Limits, Program, bubblewrap, run
 from forethought.tasks.protocol import Task
-from forethought.verifiers.asking import ask, given, model_of, most, ready, said, written
+from forethought.verifiers.asking import Asks, ask, given, model_of, most, ready, said, written
 from forethought.verifiers.programs import printed, program_of, same
 from forethought.verifiers.protocol import Verifier, verifiers
 
@@ -28,7 +27,7 @@ numbers of the problem, and prints the final answer alone. Write the program in 
 
 @verifiers.register("agreement")
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Asks):
     """Math-Rev's filter: the model translates the draft into a program; the grade is high where both answers agree.
 
     Agreeing drafts get 1, or what `scorer`, another verifier, gives them. Others get `floor` times that: so little that
@@ -39,7 +38,6 @@ class Agreement:
 
     name = "agreement"
     process = False
-    own: ClassVar[Model | None] = None
     model: str | None = None
     scorer: str | None = None
     floor: float = 1e-6
@@ -53,6 +51,11 @@ class Agreement:
         require(self.tokens >= 1, f"agreement: tokens must be at least 1, not {self.tokens}")
         require(self.seconds > 0, f"agreement: seconds must be above 0, not {self.seconds}")
         self._scorer()
+
+    @property
+    def weights(self) -> str:
+        """Those of the model it names and of its scorer. Raises UsageError if they cannot be read."""
+        return super().weights + weights_in(self._scorer())
 
     def oracle(self, task: Task) -> bool:
         scorer = self._scorer()

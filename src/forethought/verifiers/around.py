@@ -12,7 +12,7 @@ from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.problem import Problem
 from forethought.core.scope import Call
-from forethought.models.protocol import Loads, Model, Weighty
+from forethought.models.protocol import Loads, Model, weights_in
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import given
 from forethought.verifiers.endpoint import steps_of
@@ -36,7 +36,8 @@ class Around:
 
     @property
     def weights(self) -> str:
-        return self.inner.weights if isinstance(self.inner, Weighty) else ""
+        """Those of the verifier inside, empty if it has none. Raises UsageError if they cannot be read."""
+        return weights_in(self.inner)
 
     @property
     def process(self) -> bool:
@@ -46,9 +47,11 @@ class Around:
         return self.inner.oracle(task)
 
     def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
+        """The bound of the verifier inside, which is all that a grade costs."""
         return self.inner.bound(self._seen(draft), problem, task)
 
     async def asked(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        """The grade and the cost of the verifier inside. Raises what it raises."""
         return await self.inner.grade(self._seen(draft), problem, task, call)
 
     def changed(self, draft: Draft, said: Grade, value: float, steps: Sequence[float]) -> Grade:

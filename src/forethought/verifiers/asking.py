@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, TypeVar
 
 from forethought.core.cost import ZERO, Cost
 from forethought.core.draft import Draft, Grade
@@ -17,20 +17,25 @@ from forethought.core.problem import Message
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.models.extend import extend
 from forethought.models.names import is_reasoner, model_named
-from forethought.models.protocol import Completion, Model, Request
+from forethought.models.protocol import Completion, Model, Request, weights_in
 from forethought.verifiers.protocol import nearest
 
 MARKUP = r"[ \t*_`#>\"'()\[\]]*"
 
 
-class Asks(Protocol):
-    """A verifier that asks a model: the one it names, else `own`, the model of the run."""
+class Asks:
+    """A verifier that asks a model: the one it names (`model`), else `own`, the model of the run."""
 
-    name: str
-    own: ClassVar[Model | None]
+    own: ClassVar[Model | None] = None
+    name: ClassVar[str]
+    model: str | None
 
     @property
-    def model(self) -> str | None: ...
+    def weights(self) -> str:
+        """The files of the model it names, by their content; empty where it names none, or one that does not run here.
+        Raises UsageError if they cannot be read.
+        """
+        return weights_in(model_named(self.model)) if self.model else ""
 
 
 V = TypeVar("V")

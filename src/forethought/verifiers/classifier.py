@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,11 +14,11 @@ from anyio import to_thread
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
-from forethought.core.errors import UsageError
+from forethought.core.errors import ModelError, UsageError
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Call
-from forethought.models.local import needed
+from forethought.models.local import fingerprint, needed
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import written
 from forethought.verifiers.endpoint import steps_of
@@ -65,6 +66,11 @@ class Classifier:
     def load(self) -> None:
         loaded(self._path)
 
+    @property
+    def weights(self) -> str:
+        """The files of a folder by their content; empty for a name of the hub. Raises UsageError if they cannot be read."""
+        return loaded(self._path).weights
+
     def _ids(self, text: str, problem: Problem, task: Task) -> tuple[list[int], list[int]]:
         """The token ids of prompt and steps, and the places at which the steps end."""
         tokenizer = loaded(self._path).tokenizer
@@ -95,8 +101,8 @@ class Batch:
 class Loaded:
     """A model with its tokenizer. Texts that are graded together are read together."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.tokenizer, self._model = tokenizer, model
+    def __init__(self, model: Any, tokenizer: Any, weights: str) -> None:
+        self.tokenizer, self.weights, self._model = tokenizer, weights, model
         self._open: Batch | None = None
         self._lock = threading.Lock()
 
@@ -109,8 +115,6 @@ class Loaded:
         batch.rows.append(ids)
         if first:
             with anyio.CancelScope(shield=True):
-                await anyio.lowlevel.checkpoint()
-                self._open = None
                 await self._read_all(batch)
         else:
             await batch.done.wait()
@@ -120,9 +124,16 @@ class Loaded:
 
     async def _read_all(self, batch: Batch) -> None:
         try:
+            try:
+                await anyio.lowlevel.checkpoint()
+            finally:  # also where asyncio itself cancels, which no shield keeps off
+                self._open = None
             batch.chances = await to_thread.run_sync(self._forward, batch.rows)
         except Exception as error:  # noqa: BLE001 - not swallowed: raised again to everyone who waits
             batch.error = error
+        except BaseException:
+            batch.error = ModelError("the classifier was cancelled while it read")
+            raise
         finally:
             batch.done.set()
 
@@ -154,7 +165,8 @@ def loaded(path: str) -> Loaded:
         from transformers import AutoTokenizer
 
         try:
-            return Loaded(classifier(path), AutoTokenizer.from_pretrained(path))
+            weights = fingerprint(Path(path)) if Path(path).is_dir() else ""
+            return Loaded(classifier(path), AutoTokenizer.from_pretrained(path), weights)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             why = str(error).strip().partition("\n")[0]
             raise UsageError(f"classifier: {path} holds no classifier that transformers can read: {why}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
@@ -14,7 +14,7 @@ from forethought.core.registry import require
 from forethought.core.scope import Call
 from forethought.models.protocol import Completion, Model, Request
 from forethought.tasks.protocol import Task
-from forethought.verifiers.asking import ask, chance, line_after, model_of, most, ready, said, written
+from forethought.verifiers.asking import Asks, ask, chance, line_after, model_of, most, ready, said, written
 from forethought.verifiers.protocol import verifiers
 from forethought.verifiers.self_eval import ALTERNATIVES, needs_logprobs
 
@@ -37,7 +37,7 @@ META += "Is this critique itself sound? Answer with one word, yes or no."
 
 @verifiers.register("judge")
 @dataclass(frozen=True)
-class Judge:
+class Judge(Asks):
     """A generative judge: `votes` critiques a draft, each ending in a readable mark; the grade is the marks' mean.
 
     `form=verdict` is GenRM-CoT: the share of critiques that end in yes (Zhang et al. 2024, arXiv:2408.15240). `form=score`
@@ -51,7 +51,6 @@ class Judge:
 
     name = "judge"
     process = False
-    own: ClassVar[Model | None] = None
     model: str | None = None
     votes: int = 1
     form: Form = "verdict"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from forethought.core.cost import Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Call
-from forethought.models.protocol import Model, Request
+from forethought.models.protocol import Request
 from forethought.tasks.protocol import Task
-from forethought.verifiers.asking import ask, model_of, most, ready, said
+from forethought.verifiers.asking import Asks, ask, model_of, most, ready, said
 from forethought.verifiers.exact import ONE_CALL
 from forethought.verifiers.protocol import verifiers
 from forethought.verifiers.prover import Label, label, vote
@@ -42,7 +41,7 @@ LABELS: dict[str, Label] = {
 
 @verifiers.register("logic")
 @dataclass(frozen=True)
-class Logic:
+class Logic(Asks):
     """A prover's word on a draft's answer (true, false or uncertain): 1 if it says the same, 0 if another.
 
     With `parses=0` the draft brings its own formalisation, in the language of `verifiers/logic_language.py`, and the prover
@@ -54,7 +53,6 @@ class Logic:
 
     name = "logic"
     process = False
-    own: ClassVar[Model | None] = None
     model: str | None = None
     parses: int = 0
     temperature: float = 0.8

@@ -48,6 +48,7 @@ class Process:
 
     @property
     def weights(self) -> str:
+        """The model's files by their content. Raises UsageError if they are not there or cannot be read."""
         return reward_model(self.path).weights
 
     def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:

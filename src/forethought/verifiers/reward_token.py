@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from forethought.core.cost import Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
 from forethought.core.problem import Message, Problem
 from forethought.core.scope import Call
-from forethought.models.protocol import Model, Request
+from forethought.models.protocol import Request
 from forethought.tasks.protocol import Task
-from forethought.verifiers.asking import ask, chance, model_of, most, ready, written
+from forethought.verifiers.asking import Asks, ask, chance, model_of, most, ready, written
 from forethought.verifiers.endpoint import steps_of
 from forethought.verifiers.protocol import nearest, verifiers
 from forethought.verifiers.self_eval import ALTERNATIVES, needs_logprobs
@@ -19,7 +18,7 @@ from forethought.verifiers.self_eval import ALTERNATIVES, needs_logprobs
 
 @verifiers.register("reward-token")
 @dataclass(frozen=True)
-class RewardToken:
+class RewardToken(Asks):
     """A causal reward model in the form of RLHFlow's: each step is a turn, and the next token is `good` or `bad`.
 
     The first turn is the problem and the first step; earlier steps stand as answered with `good`. One token with its
@@ -31,7 +30,6 @@ class RewardToken:
 
     name = "reward-token"
     process = True
-    own: ClassVar[Model | None] = None
     model: str | None = None
     good: str = "+"
     bad: str = "-"

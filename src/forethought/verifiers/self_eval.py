@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
@@ -12,7 +11,7 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Call
 from forethought.models.protocol import Model, Request
 from forethought.tasks.protocol import Task
-from forethought.verifiers.asking import ask, chance, grown, model_of, most, ready, said, written
+from forethought.verifiers.asking import Asks, ask, chance, grown, model_of, most, ready, said, written
 from forethought.verifiers.protocol import verifiers
 
 QUESTION = """{problem}
@@ -33,7 +32,7 @@ def question(problem: str, draft: Draft, yes: str, no: str) -> Request:
 
 @verifiers.register("self-eval")
 @dataclass(frozen=True)
-class SelfEval:
+class SelfEval(Asks):
     """The probability that a model answers `yes`, and not `no`, when asked whether the solution (so far) is correct.
 
     Unknown if neither word is among the 20 likeliest tokens. It grades the draft as it stands; a draft graded at every
@@ -42,7 +41,6 @@ class SelfEval:
 
     name = "self-eval"
     process = True
-    own: ClassVar[Model | None] = None
     model: str | None = None
     yes: str = "yes"
     no: str = "no"
