@@ -208,6 +208,14 @@ def test_equal_sums_are_ties_in_whatever_order_they_were_added_up() -> None:
     assert verdict("weighted(steps=mean)", population(of)).answer == verdict("majority", population(of)).answer == "a"
 
 
+def test_equal_likelihoods_are_ties_in_whatever_order_they_were_added_up() -> None:
+    weights = {"a": (1.0, 1.0, 1.0, 2.0), "b": (2.0, 2.0, 1.0)}
+    of = [Row(says, None, weight=w) for says, all_ in weights.items() for w in all_]
+    for one in ("dawid-skene(samplers=1)", "dawid-skene(samplers=1, accuracies=(0.9,))"):
+        for rows in (of, of[::-1]):
+            assert verdict(one, population(rows)).answer == verdict("majority", population(rows)).answer
+
+
 @pytest.mark.parametrize(("method", "plain"), [
     ("multi-temperature(n=6, temperatures=1, low=0.8, high=0.8, batch=6)", "sample(n=6)"),
     ("first-finish(n=6, k=6)", "sample(n=6)"),

@@ -57,7 +57,7 @@ class DawidSkene:
         logs = likelihood(counts, accuracy, votes.present, others)
         for _ in range(ROUNDS if self.accuracies is None else 0):
             logs = likelihood(counts, accuracies(counts, normalised(logs)), votes.present, others)
-        return Tally(normalised(logs), logs, votes.weight)
+        return Tally(normalised(logs), logs.round(9), votes.weight)  # sums in another order are ties all the same
 
     def fit(self, known: Sequence[Known]) -> Self:
         """The accuracies that explain these populations best, whatever their right answers."""
