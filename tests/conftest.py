@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -24,3 +25,13 @@ def fp32() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights, "best", lambda: placement.PLAIN)
         yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny generator's files. Modules that want others have a `folder` of their own."""
+    from tests import tiny
+
+    path = tmp_path_factory.mktemp("generator")
+    tiny.generator(path)
+    return path

@@ -19,17 +19,9 @@ from forethought.engine.pages import PAGE, pages_of
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
-from tests import tiny
 from tests.test_engine import Ids, check_idle, prompt, together
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("generator")
-    tiny.generator(path)
-    return path
 
 
 @pytest.fixture

@@ -34,13 +34,6 @@ pytestmark = pytest.mark.anyio
 UNIFORMS = torch.linspace(0, 1, 4001, dtype=torch.double)[:-1]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("generator")
-    tiny.generator(path)
-    return path
-
-
 @pytest.fixture
 def make(folder: Path) -> Callable[..., Engine]:
     model = replace(load(folder), eos=frozenset())

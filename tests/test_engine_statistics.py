@@ -16,15 +16,7 @@ from forethought.engine.engine import Engine
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
-from tests import tiny
 from tests.test_engine import prompt
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("generator")
-    tiny.generator(path)
-    return path
 
 
 @pytest.fixture

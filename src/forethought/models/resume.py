@@ -76,11 +76,11 @@ def whole(client: httpx2.Client, url: httpx2.URL, file: Path, tell: Callable[[in
 
 def rest(client: httpx2.Client, url: httpx2.URL, file: Path, tell: Callable[[int], object]) -> None:
     """Append what is missing; from a server that knows no ranges, take all again. Raises httpx2.HTTPError."""
-    begin = f"bytes {size(file)}-"
-    headers = {"Accept-Encoding": "identity"} | ({"Range": begin.replace(" ", "=")} if size(file) else {})
+    have = size(file)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with client.stream("GET", url, headers=headers) as reply:
         reply.raise_for_status()
-        if reply.status_code == PARTIAL and not reply.headers.get("Content-Range", "").startswith(begin):
+        if reply.status_code == PARTIAL and not reply.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise httpx2.RemoteProtocolError("the server sent another part than the one that was asked for")
         with file.open("ab" if reply.status_code == PARTIAL else "wb") as target:
             for block in reply.iter_raw():
