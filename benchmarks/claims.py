@@ -27,9 +27,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from forethought.tasks import GENERATED
 
 STORE = ROOT / "build" / "claims"
-# As many of each family as an hour on two cores allows: a procedure takes four times as long as a chain.
-PROBLEMS = {"chain": 110, "chain-checked": 300, "countdown": 160, "procedure": 35}
-TRAIN = 40  # problems of each family
+# As many of each family as an hour on two cores allows: a procedure takes three times as long as a chain, and a chain four
+# times as long as a countdown.
+PROBLEMS = {"chain": 100, "chain-checked": 220, "countdown": 175, "procedure": 26}
+TRAIN = {family: count // 2 for family, count in PROBLEMS.items()}  # the same mixture, in a third of the time
 Wanted = Mapping[Ladder, Choice]
 
 
@@ -98,9 +99,13 @@ def small(ladder: Ladder) -> Ladder:
     return Ladder(**{**vars(ladder), "sizes": ladder.sizes[:2], "tasks": ("countdown",)})
 
 
-def choose(claims: Sequence[Claim], store: Path, workers: int, count: int, path: Path) -> None:
+def counted(count: int | None, usual: Mapping[str, int]) -> Mapping[str, int]:
+    """How many problems of each family."""
+    return usual if count is None else dict.fromkeys(GENERATED, count)
+
+
+def choose(claims: Sequence[Claim], store: Path, workers: int, problems: Mapping[str, int], path: Path) -> None:
     """For every ladder the temperature and selection of the best mean accuracy on the train split at its middle size."""
-    problems = dict.fromkeys(GENERATED, count)
     ladders, _ = ladders_of(claims, {name: choice_of(ladder, {}) for name, ladder in LADDERS.items()}, every=True)
     open_ = [ladder for ladder in ladders if not ladder.fixed]
     tried = {
@@ -119,7 +124,8 @@ def choose(claims: Sequence[Claim], store: Path, workers: int, count: int, path:
     kept = json.loads(path.read_text())["chosen"] if path.exists() else {}
     best = {name: max(found, key=lambda place: found[place]) for name, found in scores.items()}
     chosen = {n: {"temperature": t, "select": s, "accuracy": scores[n][t, s]} for n, (t, s) in best.items()}
-    how = f"best mean accuracy at the middle size over {count} train problems a family; ties to the lower temperature"
+    mixture = ", ".join(f"{problems[task]} of {task}" for task in dict.fromkeys(job.task for job in todo))
+    how = f"best mean accuracy at the middle size over train problems ({mixture}); ties to the lower temperature"
     told = {"how": how, "weights": weights(), "chosen": {**kept, **chosen}}
     path.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
@@ -145,13 +151,13 @@ def main(
         raise typer.BadParameter(f"there is no claim '{name}'; there are {', '.join(known)}")
     claims = [known[name] for name in only] if only else list(CLAIMS)
     if choosing:
-        choose(claims, store, workers, problems or TRAIN, settings)
+        choose(claims, store, workers, counted(problems, TRAIN), settings)
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     wanted, why = ladders_of(claims, frozen(settings))
     if quick:
         wanted, problems = {small(ladder): choice for ladder, choice in wanted.items()}, 2
-    counts = dict.fromkeys(GENERATED, problems) if problems else PROBLEMS
+    counts = counted(problems, PROBLEMS)
     todo = jobs(wanted, counts)
     measured(todo, store, workers)
     curves = {ladder.name: curve(ladder, choice, store, todo) for ladder, choice in wanted.items()}

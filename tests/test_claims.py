@@ -2,25 +2,35 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from _claims import curves, page, samples  # noqa: E402
+import claims  # noqa: E402
+from _claims import curves, memory, page, samples  # noqa: E402
 from _claims.claims import CLAIMS  # noqa: E402
 from _claims.curves import Curve  # noqa: E402
 from _claims.ladders import LADDERS, frozen  # noqa: E402
 from _claims.records import jobs  # noqa: E402
 
+from forethought.assembly import assemble  # noqa: E402
+from forethought.core.budget import Budget  # noqa: E402
+from forethought.core.draft import ROOT, Draft  # noqa: E402
+from forethought.core.scope import Run, Seeded  # noqa: E402
+from forethought.methods import methods  # noqa: E402
 from forethought.tasks import GENERATED  # noqa: E402
 
-AXES = ("new_tokens", "verifier_tokens", "calls", "verifier_calls", "kv_reads")
+AXES = ("new_tokens", "verifier_tokens", "calls", "verifier_calls", "kv_tokens")
 
 
 def line(slope: float, start: float, tokens: list[float], problems: int = 40) -> Curve:
@@ -85,10 +95,53 @@ def test_the_first_to_finish_cuts_the_others_off():
     assert samples.finished_first(drafts[1:2]) == (0.0, 2)
 
 
-def test_no_fall_is_measured_only_where_the_other_falls():
-    falling, flat = line(-0.1, 0.9, [1, 2, 4, 8]), line(0.0, 0.5, [1, 2, 4, 8])
-    assert samples.no_fall(flat, falling, 1) == pytest.approx((0, 0, 0))
-    assert samples.no_fall(falling, flat, 1) is None
+def rows(*accuracies: float, problems: int = 40) -> Curve:
+    """Accuracy by size, the same on every problem."""
+    credit = np.array([[accuracy] * problems for accuracy in accuracies])
+    return Curve("rows", {"chain": problems}, credit, {axis: np.ones_like(credit) for axis in AXES}, [[]] * problems)
+
+
+def test_no_fall_is_measured_from_the_peak_of_the_other_and_only_where_that_falls():
+    peaked, rising = rows(0.3, 0.7, 0.6, 0.5), rows(0.2, 0.4, 0.5, 0.6)
+    assert samples.no_fall(rising, peaked) == pytest.approx((0.2, 0.2, 0.2))
+    assert samples.no_fall(peaked, peaked) == pytest.approx((-0.2, -0.2, -0.2))
+    assert samples.no_fall(peaked, rising) is None
+
+
+def test_the_peak_is_chosen_on_other_problems():
+    """Sizes that differ by luck alone: the best of eight on the same problems falls behind, on other problems it does not."""
+    chance = np.random.default_rng(1).random((8, 2000)) < 0.5
+    curve = Curve("luck", {"chain": 2000}, chance.astype(float), {}, [[]] * 2000)
+    found = samples.since_peak(curve, curve)
+    assert found.low < 0 < found.high
+    assert found.value > curve.credit[-1].mean() - curve.credit.mean(axis=1).max()
+
+
+def test_a_tree_of_drafts_holds_each_shared_beginning_once():
+    stem = Draft(ROOT, "abc", size=3)
+    leaves = [Draft(stem, "de", size=5), Draft(stem, "f", size=4), stem]
+    assert memory.unique_tokens(leaves) == 3 + 2 + 1
+
+
+def test_the_memory_of_a_search_is_the_mean_over_its_rounds():
+    """A beam of one, of one step a round: it holds one step, then two, and so on, but not the finished draft."""
+    beam = "beam(width=1, expand=1, temperature=0)"
+    task = GENERATED["chain"]
+    parts = assemble(task, "reasoner", beam, "process", "first", Budget({"tokens": 1e6}))
+    made, kv = anyio.run(memory.populate_watched, parts, task.problem(task.middle, 0), Run(Seeded(0)))
+    draft = made.population[0].state
+    sizes = [node.size for node in draft.lineage() if node.size and not node.finished]
+    assert len(sizes) > 1
+    assert kv == pytest.approx(np.mean(sizes))
+    sample = replace(parts, method=methods.parse("sample(n=2)"))
+    made, kv = anyio.run(memory.populate_watched, sample, task.problem(task.middle, 0), Run(Seeded(0)))
+    assert kv == sum(p.state.size for p in made.population)
+
+
+def test_the_curve_of_first_finishers_is_made_once():
+    drafts = [[{"size": 3, "right": True, "answer": "1"}] * 4] * 40
+    curve = Curve("drafts", {"chain": 40}, np.zeros((1, 40)), {}, drafts)
+    assert samples.first_to_finish(curve) is samples.first_to_finish(curve)
 
 
 @pytest.mark.parametrize(("right", "gained"), [([True] + [False] * 9, True), ([True] * 10, False)])
@@ -112,7 +165,7 @@ def test_ladders_that_read_one_run_share_it():
 
 
 def test_quick_run_from_the_command_line(tmp_path):
-    """Two problems through a sample, a search and a wrapped verifier, the page, and again from the store alone."""
+    """Two problems through everything that any claim reads, the page, and again from the store alone."""
     command = [
         sys.executable,
         str(BENCHMARKS / "claims.py"),
@@ -122,7 +175,6 @@ def test_quick_run_from_the_command_line(tmp_path):
         "--store",
         str(tmp_path / "store"),
     ]
-    command += ["--only", "beam-best", "--only", "entropic", "--only", "monkeys"]
     command += ["--out", str(tmp_path / "claims.md"), "--json", str(tmp_path / "claims.json")]
     for _ in range(2):
         done = subprocess.run(
@@ -130,10 +182,9 @@ def test_quick_run_from_the_command_line(tmp_path):
         )
         assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "claims.json").read_text())
-    assert [claim["claim"] for claim in found["claims"]] == ["beam-best", "entropic", "monkeys"]
-    rows = found["ladders"]["beam"]
-    assert rows[0]["mean"]["verifier_calls"] > 0
-    assert len(list((tmp_path / "store").glob("*.json"))) == 8  # two samples; two sizes of three searches
+    assert [claim["claim"] for claim in found["claims"]] == [claim.name for claim in CLAIMS]
+    assert {claim["why"] for claim in found["claims"]} == {"two problems measure nothing"}
+    assert found["ladders"]["beam"][0]["mean"]["verifier_calls"] > 0
     assert "| beam |" in (tmp_path / "claims.md").read_text()
 
 
@@ -150,6 +201,37 @@ def test_settings_are_chosen_on_the_train_split_and_frozen(tmp_path):
     assert "warm-coverage" not in chosen  # nothing to choose: its temperature is what it stands for
     assert {json.loads(path.read_text())["job"]["split"] for path in store.glob("*.json")} == {"train"}
     assert frozen(settings)["self-consistency"].temperature == chosen["self-consistency"]["temperature"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for a process in /proc")
+def test_workers_end_when_the_run_is_killed(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import os, sys, time\n"
+        f"sys.path.insert(0, {str(BENCHMARKS)!r})\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "from _claims.records import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), initializer=end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        worker = Path("/proc", run.stdout.readline().strip())
+        assert worker.exists()
+        run.send_signal(signal.SIGKILL)
+    until = time.monotonic() + 20
+    while worker.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not worker.exists()
+
+
+def test_as_many_problems_as_the_page_promises():
+    """At least 300 over the three families; the settings are chosen on the same mixture."""
+    assert sum(claims.PROBLEMS[name] for name in ("chain", "countdown", "procedure")) >= 300
+    assert all(claims.TRAIN[name] * 2 in (count, count - 1) for name, count in claims.PROBLEMS.items())
 
 
 def test_an_unknown_claim_is_one_clear_line():

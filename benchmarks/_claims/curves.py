@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curve:
     """One ladder: `credit` and the entries of `cost` have a row a size and a column a problem, family after family."""
 

@@ -119,7 +119,8 @@ LADDERS: Mapping[str, Ladder] = {
             (4, 8, 16, 32),
         ),
         Ladder("beta-self-consistency", "beta-self-consistency" + PLAIN, ("majority",), (4, 8, 16, 32)),
-        Ladder("capability-aware", "capability-aware(n=16, stop={n}e-2, window=1)", ("best",), (50, 70, 90, 98)),
+        # From hardly more than one draft to nearly 16, wherever between them a reward model has its two calls.
+        Ladder("capability-aware", "capability-aware(n=16, stop={n}e-2, window=1)", ("best",), (1, 3, 6, 12, 25, 50)),
         Ladder("semantic-entropy", "semantic-entropy(n={n}, rounds=4, temperature={t})", ("majority",), (2, 3, 4, 8)),
         Ladder("confidence-stop", "confidence-stop" + PLAIN, ("majority",), (1, 2, 4, 8)),
         hot("eager", "eager" + PLAIN, "coverage"),

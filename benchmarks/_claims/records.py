@@ -10,11 +10,12 @@ import functools
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,19 @@ from forethought.core.trace import MemoryTrace
 from forethought.methods import By, methods
 from forethought.reasoner.loader import folder
 from forethought.selection import selections, wants_grades
-from forethought.solving import Made, Parts, check, populate
+from forethought.solving import Made, Parts, check
 from forethought.tasks import generated_task
 from forethought.tasks.generated import Split
 from forethought.verifiers import verifiers
 
 from .ladders import Choice, Ladder
+from .memory import populate_watched, unique_tokens
 
 AMPLE = Budget({"tokens": 1e9})  # sizes, not caps, make a ladder; what was spent is its axis
 COVERAGE = "coverage"  # no selection: whether any draft is right
 AT_ONCE = 100  # problems whose calls meet in one engine: enough that its 64 rows are never idle
-AXES = ("new_tokens", "verifier_tokens", "calls", "verifier_calls", "kv_reads")
+BILLED = ("new_tokens", "verifier_tokens", "calls", "verifier_calls")
+AXES = (*BILLED, "kv_tokens")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        told = json.dumps([asdict(self), weights()], sort_keys=True)
+        told = json.dumps([asdict(self), weights(), AXES], sort_keys=True)
         return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
 
 
@@ -127,13 +130,25 @@ def run_all(
             tell(job)
         return
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) as pool:
         futures: dict[Future[None], Job] = {pool.submit(run, job, store): job for job in left}
         for future in as_completed(futures):
             tell(futures[future])
             error = future.exception()
             if error is not None:
                 yield futures[future], error
+
+
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that started it has, in whatever way: a worker waits for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def weight(job: Job) -> int:
@@ -166,8 +181,8 @@ async def _records(job: Job) -> list[dict[str, Any]]:
     async def solve(index: int) -> None:
         async with slots:
             seed = Seeded(0).seed((index,))
-            made = await populate(parts, problems[index], parts.run(seed, MemoryTrace()))
-            records[index] = await _read(job, parts.by, problems[index], made)
+            made, kv = await populate_watched(parts, problems[index], parts.run(seed, MemoryTrace()))
+            records[index] = await _read(job, parts.by, problems[index], made, kv)
 
     async with anyio.create_task_group() as tasks:
         for index in range(len(problems)):
@@ -175,7 +190,7 @@ async def _records(job: Job) -> list[dict[str, Any]]:
     return records
 
 
-async def _read(job: Job, by: By, problem: Problem, made: Made) -> dict[str, Any]:
+async def _read(job: Job, by: By, problem: Problem, made: Made, kv: float) -> dict[str, Any]:
     """What each selection makes of the population, and of its beginnings, and what each would have cost alone."""
     rules = [selections.parse(name) for name in job.select if name != COVERAGE]
     plain = as_made(made)
@@ -184,16 +199,17 @@ async def _read(job: Job, by: By, problem: Problem, made: Made) -> dict[str, Any
     reads: dict[str, Any] = {}
     for size in job.beginnings or (0,):
         here = reads[str(size)] = {}
+        held = float(unique_tokens(p.state for p in made.population[:size])) if size else kv
         for rule, name in zip(rules, (n for n in job.select if n != COVERAGE), strict=True):
             wants = wants_grades(rule)
             reading = rich if wants else plain
             reading = beginning(reading, size, by, problem, wants) if size else reading
             verdict, cost = await reading.select(rule, made, by, problem, AMPLE)
-            here[name] = entry(credit(verdict.leading, by, problem), cost)
+            here[name] = entry(credit(verdict.leading, by, problem), cost, held)
         if COVERAGE in job.select:
             reading = beginning(plain, size, by, problem, False) if size else plain
             right = any(is_right(p.state, by, problem) for p in reading.population)
-            here[COVERAGE] = entry(float(right), reading.cost)
+            here[COVERAGE] = entry(float(right), reading.cost, held)
     return {"reads": reads, "drafts": [told(p.state, by, problem) for p in rich.population]}
 
 
@@ -207,8 +223,8 @@ def beginning(reading: Reading, size: int, by: By, problem: Problem, graded: boo
     return replace(reading, population=part, cost=cost)
 
 
-def entry(value: float, cost: Cost) -> dict[str, float]:
-    return {"credit": value, **{axis: getattr(cost, axis) for axis in AXES}}
+def entry(value: float, cost: Cost, kv: float) -> dict[str, float]:
+    return {"credit": value, **{axis: getattr(cost, axis) for axis in BILLED}, "kv_tokens": kv}
 
 
 def credit(leading: Sequence[str], by: By, problem: Problem) -> float:

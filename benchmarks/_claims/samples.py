@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,10 +27,22 @@ def share_of_gain(adaptive: Curve, best: Curve, calls: float) -> Estimate | None
     return estimate((reached - one) / np.where(abs(sixteen - one) < 1e-6, 1e-6, sixteen - one))
 
 
-def no_fall(a: Curve, b: Curve, since: int) -> Estimate | None:
-    """The change of the accuracy of `a` from size number `since` to the last; None where that of `b` does not fall."""
-    mine, other = (estimate(curve.weights() @ (curve.credit[-1] - curve.credit[since])) for curve in (a, b))
-    return mine if other.high < 0 else None
+def no_fall(a: Curve, b: Curve) -> Estimate | None:
+    """The change of the accuracy of `a` from where `b` peaks to the last size; None where `b` does not fall from there."""
+    return since_peak(a, b) if since_peak(b, b).high < 0 else None
+
+
+def since_peak(curve: Curve, other: Curve) -> Estimate:
+    """The change of accuracy from the size at which `other` is best to the last.
+
+    The best size is found on one half of the problems and judged on the other, both ways.
+    """
+    law, odd = curve.weights(), np.arange(curve.credit.shape[1]) % 2 == 1
+    change = np.zeros(len(law))
+    for chosen, judged in ((odd, ~odd), (~odd, odd)):
+        peak = other.credit[:, chosen].mean(axis=1).argmax()
+        change += law[:, judged] @ (curve.credit[-1] - curve.credit[peak])[judged]
+    return estimate(change)
 
 
 def ahead(a: Curve, b: Curve) -> Estimate:
@@ -36,6 +50,7 @@ def ahead(a: Curve, b: Curve) -> Estimate:
     return estimate(a.weights() @ (a.credit[-1] - b.credit[-1]))
 
 
+@functools.cache
 def first_to_finish(curve: Curve) -> Curve:
     """The shortest readable of the first 4, 8, 16, ... drafts (equal lengths share), all billed up to where it ends."""
     sizes = [n for n in (4, 8, 16, 32) if n <= len(curve.drafts[0])]
