@@ -1,7 +1,8 @@
 """its-hub's and treequest's methods beside ours, on the same model, verifier and problems: python benchmarks/peers.py
 
 The peers live in a virtual environment of their own, which is made on the first run and sees this one's packages behind
-its own; the run goes on in it. Seeds are fixed; both sides solve the same problems side by side in one process.
+its own; the run goes on in it. Seeds are fixed; both sides solve the same problems side by side in one process. A run that
+is cut off goes on where it was: each method on each family is kept once it is done.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import venv
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
 import numpy as np
 import typer
+from _claims.records import weights
 from _common import RESULTS, ROOT, interleaved, machine, ratios
 from rich.console import Console
 from rich.progress import Progress
@@ -42,10 +45,13 @@ from forethought.tasks import GENERATED
 from forethought.tasks.generated import GeneratedTask
 
 PINS = ("its-hub[lm]==1.2.0", "treequest==0.3.3")
+# As many of each family as half an hour allows, in whole turns of AT_ONCE.
+PROBLEMS = {"chain": 75, "countdown": 125, "procedure": 25}
 TOKENS = 16_000  # our cap a problem, the house's default
 AT_ONCE = 25  # problems side by side, on both sides
 TEMPERATURE = 0.8
 COUNTS = ("calls", "new_tokens", "verifier_calls", "verifier_tokens")
+SIDES = ("ours", "theirs")
 MARGIN, OVERHEAD, WALL = -0.02, 0.7, 1.05
 
 
@@ -54,7 +60,9 @@ def settle(home: Path) -> None:
     if importlib.util.find_spec("its_hub") and importlib.util.find_spec("treequest"):
         return
     python = home / "bin" / "python"
-    if not python.exists():
+    if not list(
+        home.glob("lib/python*/site-packages/ours.pth")
+    ):  # written last: an environment without it is half made
         venv.create(home, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *PINS], check=True)
         ours = [path for path in sys.path if path.endswith("site-packages")]
@@ -69,6 +77,10 @@ class Solved:
 
     credit: float
     cost: Cost
+
+    def as_json(self) -> dict[str, float]:
+        entries = (*COUNTS, "tokens")
+        return {"credit": self.credit, **{entry: getattr(self.cost, entry) for entry in entries}}
 
 
 Solve = Callable[[By, Problem, int], Awaitable[Solved]]
@@ -117,7 +129,7 @@ def paired(name: str, n: int, task: GeneratedTask, count: int, done: Callable[[i
     sides: dict[str, Solve] = {"ours": partial(ours, name, n), "theirs": partial(theirs, name, n)}
     for solve in sides.values():  # models load, caches of both sides begin alike
         anyio.run(together, solve, by, [task.problem(task.middle, count)], count)
-    solved: dict[str, list[Solved]] = {side: [] for side in sides}
+    solved: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     seconds = dict.fromkeys(sides, 0.0)
     for turn, first in enumerate(range(0, count, AT_ONCE)):
         part = problems[first : first + AT_ONCE]
@@ -125,22 +137,35 @@ def paired(name: str, n: int, task: GeneratedTask, count: int, done: Callable[[i
             random.seed(first)
             np.random.seed(first)  # noqa: NPY002, the peers draw from the global generators
             found, took = anyio.run(together, sides[side], by, part, first)
-            solved[side] += found
+            solved[side] += [one.as_json() for one in found]
             seconds[side] += took
         done(len(part))
     return {"solved": solved, "seconds": seconds}
 
 
+def kept(store: Path, place: Sequence[object], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the store has of a pair on a family, else what `measure` finds, which is stored."""
+    told = json.dumps([*place, PINS, TOKENS, TEMPERATURE, AT_ONCE, weights()])
+    path = store / f"{blake2b(told.encode(), digest_size=12).hexdigest()}.json"
+    if not path.exists():
+        part = path.with_suffix(".part")
+        store.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(measure()) + "\n")
+        part.rename(path)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def row(name: str, n: int, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What both sides did on all families, and their difference with its interval."""
-    credit = {side: [s.credit for one in found for s in one["solved"][side]] for side in ("ours", "theirs")}
+    credit = {side: [s["credit"] for one in found for s in one["solved"][side]] for side in SIDES}
     low, high = interval([a - b for a, b in zip(credit["ours"], credit["theirs"], strict=True)])
     told: dict[str, Any] = {"method": name, "stated budget": n, "problems": len(credit["ours"])}
-    for side in ("ours", "theirs"):
-        costs = [s.cost for one in found for s in one["solved"][side]]
+    for side in SIDES:
+        costs = [s for one in found for s in one["solved"][side]]
         seconds = sum(one["seconds"][side] for one in found)
-        mean = {entry: float(np.mean([getattr(c, entry) for c in costs])) for entry in COUNTS}
-        most = max(c.tokens for c in costs)
+        mean = {entry: float(np.mean([c[entry] for c in costs])) for entry in COUNTS}
+        most = max(c["tokens"] for c in costs)
         accuracy = float(np.mean(credit[side]))
         told[side] = {
             "accuracy": accuracy,
@@ -177,16 +202,24 @@ def overheads(names: Sequence[str], repetitions: int) -> list[dict[str, Any]]:
 
 
 def show(rows: Sequence[dict[str, Any]], zero: Sequence[dict[str, Any]]) -> None:
-    heads = ("", "accuracy", "difference, 95 %", "tokens (new + verifier)", "calls + verifier's", "seconds", "")
-    table = Table(*heads, title="ours / theirs")
+    heads = (
+        "",
+        "accuracy",
+        "difference, 95 %",
+        "tokens (new + verifier)",
+        "calls + verifier's",
+        "their calls beyond n",
+    )
+    table = Table(*heads, "seconds", "", title="ours / theirs, with 95 % intervals")
     for r in rows:
         a, b, d = r["ours"], r["theirs"], r["difference"]
         table.add_row(
             r["method"],
-            f"{a['accuracy']:.1%} / {b['accuracy']:.1%}",
+            " / ".join(f"{s['accuracy']:.1%} ({s['interval'][0]:.1%} to {s['interval'][1]:.1%})" for s in (a, b)),
             f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})",
             " / ".join(f"{s['new_tokens'] + s['verifier_tokens']:,.0f}" for s in (a, b)),
             " / ".join(f"{s['calls']:.0f}+{s['verifier_calls']:.0f}" for s in (a, b)),
+            f"{r['calls beyond the stated budget']:+.0f}",
             f"{a['seconds']:.0f} / {b['seconds']:.0f} ({r['wall']:.2f}x)",
             "; ".join(f"MISSED: {name}" for name, met in r["checks"].items() if not met),
         )
@@ -202,24 +235,31 @@ def show(rows: Sequence[dict[str, Any]], zero: Sequence[dict[str, Any]]) -> None
 
 def main(
     n: Annotated[int, typer.Option(help="The stated budget of every method.")] = 16,
-    problems: Annotated[int, typer.Option(help="Problems a family.")] = 100,
+    problems: Annotated[int | None, typer.Option(help="Problems a family.", show_default=str(PROBLEMS))] = None,
     only: Annotated[list[str] | None, typer.Option(help="This method only; may be repeated.")] = None,
     repetitions: Annotated[int, typer.Option(help="Rounds of the runs without latency.")] = 7,
     home: Annotated[Path, typer.Option(help="The environment of the peers.")] = ROOT / "build" / "peers",
+    store: Annotated[Path, typer.Option(help="Where what is done is kept.")] = ROOT / "build" / "peers-done",
     result: Annotated[Path, typer.Option("--json", help="Where the numbers go.")] = RESULTS / "peers.json",
 ) -> None:
     """its-hub's and treequest's methods beside ours."""
     settle(home)
     from _peers.ours import OURS
 
+    for name in set(only or ()) - set(OURS):
+        raise typer.BadParameter(f"there is no method '{name}'; there are {', '.join(OURS)}")
     names, before, rows = only or list(OURS), machine(), []
+    counts = {family: problems or count for family, count in PROBLEMS.items()}
     zero = overheads(names, repetitions)
     with Progress(console=Console(stderr=True)) as bars:
         for name in names:
-            bar = bars.add_task(name, total=problems * len(GENERATED))
-            found = [
-                paired(name, n, task, problems, lambda k, bar=bar: bars.advance(bar, k)) for task in GENERATED.values()
-            ]
+            bar = bars.add_task(name, total=sum(counts.values()))
+            found = []
+            for family, count in counts.items():
+                tell = partial(bars.advance, bar)
+                measure = partial(paired, name, n, GENERATED[family], count, tell)
+                found.append(kept(store, (name, n, family, count), measure))
+                bars.update(bar, completed=sum(len(one["solved"]["ours"]) for one in found))
             rows.append(row(name, n, found))
     show(rows, zero)
     result.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import peers
 from _peers.session import END, Counted
 
 from forethought.assembly import assemble
@@ -61,3 +62,30 @@ def test_a_whole_draft_ends_by_its_mark(parts):
     whole = anyio.run(session.extend, "", None)
     assert whole.endswith(END)
     assert whole.removesuffix(END) == anyio.run(stepped, Counted(parts.by, problem, seed=2, temperature=0.0))
+
+
+def test_a_pair_that_is_done_is_not_measured_again(tmp_path):
+    asked = []
+
+    def measure() -> dict[str, object]:
+        asked.append("once")
+        return {"solved": {}, "seconds": {"ours": 1.5}}
+
+    first = peers.kept(tmp_path / "store", ("beam", 16, "chain", 75), measure)
+    assert peers.kept(tmp_path / "store", ("beam", 16, "chain", 75), measure) == first
+    assert len(asked) == 1
+    peers.kept(tmp_path / "store", ("beam", 16, "chain", 50), measure)
+    assert len(asked) == 2
+
+
+def test_a_row_says_what_their_method_spends_beyond_its_budget_and_what_was_missed():
+    def solved(credit: float, calls: int, tokens: int) -> dict[str, float]:
+        return peers.Solved(credit, Cost(calls=calls, new_tokens=tokens)).as_json()
+
+    sides = {"ours": [solved(0.0, 16, 20_000)] * 5, "theirs": [solved(1.0, 70, 900)] * 5}
+    row = peers.row("beam", 16, [{"solved": sides, "seconds": {"ours": 2.0, "theirs": 1.0}}] * 2)
+    assert row["problems"] == 10
+    assert row["calls beyond the stated budget"] == 54
+    assert row["ours"]["most tokens"] == 20_000
+    assert row["theirs"]["interval"] == (1.0, 1.0)
+    assert not any(row["checks"].values())
