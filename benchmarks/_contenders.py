@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import torch
 
-from forethought.engine.engine import Engine
+from forethought.core.together import together
+from forethought.engine.engine import Engine, Scored
 from forethought.engine.llama import Llama
+from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import build, load
 
 TEMPERATURE = 0.8
 Ids = tuple[int, ...]
+Write = Callable[[Sequence[Ids], int, int], list[Ids]]  # texts, new tokens and a seed to longer texts
+Grade = Callable[[Sequence[Ids]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,9 @@ def one_each(asks: Sequence[Ask]) -> list[Ask]:
 class Ours:
     """This engine, a new one for each run: nothing is known from the run before."""
 
-    def __init__(self, model: Llama, judge: Llama, rows: int = 64, name: str = "forethought") -> None:
+    def __init__(self, model: Llama, rows: int = 64, name: str = "forethought") -> None:
         self.name = name
-        self.model, self._judge, self._rows = replace(model, eos=frozenset()), judge, rows
+        self.model, self._rows = replace(model, eos=frozenset()), rows
 
     def engine(self) -> Engine:
         return Engine(self.model, lambda row: False, rows=self._rows)
@@ -62,25 +66,27 @@ class Ours:
             for seed, ask in enumerate(one_each(asks)):
                 tasks.start_soon(one, ask, seed)
 
-    def beam(self, ids: Ids, width: int, expand: int, steps: int, size: int) -> int:
-        return anyio.run(self._beam, ids, width, expand, steps, size)
+    def extend(self, engine: Engine, texts: Sequence[Ids], new: int, seed: int) -> list[Ids]:
+        """The texts, each with so many tokens more."""
+        how = Sampling(new, TEMPERATURE)
 
-    async def _beam(self, ids: Ids, width: int, expand: int, steps: int, size: int) -> int:
-        engine, judge = self.engine(), Engine(self._judge, lambda row: False)
-        texts, graded = [ids] * width, list[tuple[float, Ids]]()
+        async def run() -> list[Row]:
+            return await together([partial(engine.generate, text, how, seed + i) for i, text in enumerate(texts)])
 
-        async def one(text: Ids, seed: int) -> None:
-            row = await engine.generate(text, Sampling(size, TEMPERATURE), seed)
-            whole = (*text, *row.tokens)
-            graded.append(((await judge.score(whole)).outputs[-1], whole))
+        return [(*text, *row.tokens) for text, row in zip(texts, anyio.run(run), strict=True)]
 
-        for step in range(steps):
-            graded.clear()
-            async with anyio.create_task_group() as tasks:
-                for i, text in enumerate(text for text in texts for _ in range(expand)):
-                    tasks.start_soon(one, text, step * 1000 + i)
-            texts = [text for _, text in sorted(graded, reverse=True)[:width]]
-        return width * expand * steps * size
+
+class Judge:
+    """Our reward model over one search: what it has read it keeps."""
+
+    def __init__(self, model: Llama) -> None:
+        self._engine = Engine(model, lambda row: False)
+
+    def __call__(self, drafts: Sequence[Ids]) -> list[float]:
+        async def run() -> list[Scored]:
+            return await together([partial(self._engine.score, draft) for draft in drafts])
+
+        return [scored.outputs[-1] for scored in anyio.run(run)]
 
 
 class Transformers:
@@ -118,16 +124,14 @@ class Transformers:
             del waiting[: len(batch)]
         return sum(ask.samples * ask.new for ask in asks)
 
-    def beam(self, ids: Ids, width: int, expand: int, steps: int, size: int) -> int:
-        texts = [ids] * width
-        for _ in range(steps):
-            wide = [text for text in texts for _ in range(expand)]
-            new = self._generate(wide, size).tolist()
-            wide = [(*text, *more) for text, more in zip(wide, new, strict=True)]
-            with torch.inference_mode():
-                grades = self._judge(torch.tensor(wide)).logits[:, -1].softmax(-1)[:, 1].tolist()
-            texts = [text for _, text in sorted(zip(grades, wide, strict=True), reverse=True)[:width]]
-        return width * expand * steps * size
+    def extend(self, texts: Sequence[Ids], new: int, seed: int) -> list[Ids]:
+        """The texts, all of one length, each with so many tokens more."""
+        return [(*text, *more) for text, more in zip(texts, self._generate(texts, new).tolist(), strict=True)]
+
+    def grades(self, drafts: Sequence[Ids]) -> list[float]:
+        with torch.inference_mode():
+            found: list[float] = self._judge(torch.tensor(drafts)).logits[:, -1].softmax(-1)[:, 1].tolist()
+        return found
 
 
 class Continuous:
@@ -156,31 +160,33 @@ class Continuous:
         return sum(len(output.generated_tokens) for output in done.values())
 
 
-class LlamaCpp:
-    """llama.cpp's server in this process, `parallel` slots over one cache of keys and values."""
+class Search:
+    """Beam search: `begin` gives for a new search who writes the drafts and who grades them. A round is one of `slices` equal
+    parts of the steps, so that so many rounds in order are one whole search.
+    """
 
-    def __init__(self, gguf: Path, parallel: int, context: int, threads: int) -> None:
-        import xllamacpp
+    def __init__(self, begin: Callable[[], tuple[Write, Grade]], ids: Ids, sizes: Sequence[int], slices: int) -> None:
+        self._begin, self._ids, self._slices = begin, ids, slices
+        self._width, self._expand, self._steps, self._size = sizes
+        self._next = -1
 
-        params = xllamacpp.CommonParams()
-        params.model.path = str(gguf)
-        params.n_parallel, params.kv_unified, params.n_ctx, params.port = parallel, True, context, 0
-        params.warmup, params.verbosity = False, -1
-        for pool in (params.cpuparams, params.cpuparams_batch):
-            pool.n_threads = threads
-        self._server, self.name, self._parallel = xllamacpp.Server(params), f"llama.cpp, {parallel} slots", parallel
+    def __call__(self, turn: int) -> int:
+        steps = self._steps // self._slices
+        first = turn % self._slices * steps
+        if not first or first != self._next:
+            self._start(first)
+        for step in range(first, first + steps):
+            wide = [text for text in self._texts for _ in range(self._expand)]
+            drafts = self._write(wide, self._size, step * 1000)
+            graded = zip(self._grade(drafts), drafts, strict=True)
+            self._texts = [text for _, text in sorted(graded, reverse=True)[: self._width]]
+        self._next = first + steps
+        return self._width * self._expand * steps * self._size
 
-    def answer(self, asks: Sequence[Ask]) -> int:
-        (ask,) = asks
-        body = {"prompt": list(ask.ids), "n_predict": ask.new, "temperature": TEMPERATURE, "ignore_eos": True}
-        body |= {"cache_prompt": True, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-
-        def one(seed: int) -> int:
-            done: Any = self._server.handle_completions(body | {"seed": seed})
-            return int(done["usage"]["completion_tokens"])
-
-        with ThreadPoolExecutor(self._parallel) as pool:
-            return sum(pool.map(one, range(ask.samples)))
+    def _start(self, step: int) -> None:
+        """At this step: a run that was cut goes on from texts of the same length, which cost the same."""
+        self._write, self._grade = self._begin()
+        self._texts = [(*self._ids, *self._ids[i : i + step * self._size]) for i in range(self._width)]
 
 
 def weights(path: Path, reward: Path | None) -> tuple[Llama, Llama, Any, Any]:

@@ -1,16 +1,19 @@
 """The local engine and its peers on the same weights, one workload at a time, interleaved, resumable.
 
-    python benchmarks/engine.py --model reasoner --only a      # a, b, c, d, e, ceiling, scaling, prefix
+    python benchmarks/engine.py --model reasoner --only a
     python benchmarks/engine.py --quick                        # everything small, one round, no warm-up: does it run?
 
-a: 64 samples of one 256-token prompt, 128 new tokens. b: one stream of 128 tokens. c: beam 16 x 4, 10 steps of 16 tokens,
-a reward on each. d: 32 problems x 8 samples that come at random times. e: a search tree of 1,000 nodes, depth 20.
-ceiling: 64 branches against their bare matrix products. scaling: 1 to 256 branches. prefix: step time at 64 branches as
-their shared prefix grows.
+ceiling: 64 branches against their bare matrix products. prefix: a decode step of 64 branches, with and without attention, as
+their shared prefix grows. scaling: 1 to 256 branches, with a plot. tokens: one call of 16 branches as what they write grows.
+slots: which parallelism suits llama.cpp best; that is what it has in a, c and d. b: one stream of 128 tokens. e: a search
+tree of 1,000 nodes, depth 20. a: 64 samples of one 256-token prompt, 128 new tokens. c: beam 16 x 4, 10 steps of 16 tokens, a
+reward on each. d: 32 problems x 8 samples that come at random times.
 
 A round is measured contender by contender and saved at once under benchmarks/results/; what is there already is not measured
 again, so that a run that was cut goes on. `--fresh` begins anew; `--skip` leaves contenders out whose names hold a word. Wall
-and CPU seconds are kept; ratios are of each round.
+and CPU seconds are kept; ratios are of each round. What takes minutes is cut only where the rate stays what it is: llama.cpp
+writes one full house of its slots in a, since the others would be the same again; on smollm2 a round of c is two of its ten
+steps for every contender, and five rounds are one search. e and slots are a count and a choice: they have one round.
 """
 
 from __future__ import annotations
@@ -18,41 +21,53 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import torch
-from _common import RESULTS, Measured, machine, options, ratios, table
-from _contenders import Ask, Continuous, LlamaCpp, Ours, Transformers, prompt, weights
+from _common import RESULTS, installed, machine, options, table
+from _contenders import Ask, Continuous, Grade, Judge, Ours, Search, Transformers, Write, prompt, weights
+from _llama_cpp import LlamaCpp, readable
+from _rounds import Case, measure, plot, results
+from _steps import ROOM, decode, parts, products
 from rich.console import Console
 
-from forethought.engine.batch import Batch
 from forethought.engine.llama import Llama
-from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
 from forethought.models.pull import path as smollm2
 from forethought.reasoner.loader import folder
 
-ROOM = 80  # new tokens that a step is timed among
-Case = Callable[[], float]  # does the work and returns how much of it: tokens, or a figure of its own
+WORKLOADS = ("ceiling", "prefix", "scaling", "tokens", "slots", "b", "e", "a", "c", "d")
+ONCE = ("slots", "e")  # a choice, and a count that no clock changes
+PEERS = ("transformers", "xllamacpp", "gguf")  # whose versions are told besides
+
+
+class Answering(Protocol):
+    name: str
+
+    def answer(self, asks: Sequence[Ask]) -> int: ...
 
 
 class Sizes:
     """What a workload asks for; the small ones show only that everything runs."""
 
-    def __init__(self, quick: bool) -> None:
+    def __init__(self, model: str, quick: bool) -> None:
+        large = model != "reasoner"
         self.prompt, self.samples, self.new = (64, 16, 32) if quick else (256, 64, 128)
-        self.beam = (4, 4, 3, 8) if quick else (16, 4, 10, 16)
+        self.beam = (4, 4, 5, 8) if quick else (16, 4, 10, 16)
+        self.slices = 5 if large else 1
         self.problems, self.each, self.span = (8, 4, 0.5) if quick else (32, 8, 4.0)
         self.nodes, self.depth, self.node = (100, 8, 8) if quick else (1000, 20, 16)
         self.branches = (1, 4, 16, 64) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
         self.prefixes = (64, 256) if quick else (64, 128, 256, 512, 1024)
-        self.steps = 8 if quick else 32
+        self.steps = 8 if large else 8 if quick else 32
+        self.slots = (8, 16) if quick else (8, 16, 32)
+        self.writing = (8, 16, 32) if quick else (32, 64, 128)
 
 
 def paths(name: str) -> tuple[Path, Path | None]:
@@ -67,41 +82,97 @@ def model(name: str) -> Llama:
     return load(paths(name)[0])
 
 
-def cases(which: str, name: str, sizes: Sizes) -> dict[str, Case]:
-    """The contenders of a workload."""
-    path, reward = paths(name)
-    generator, judge, theirs, their_judge = weights(path, reward)
-    ours, static = Ours(generator, judge), Transformers(theirs, their_judge)
-    ids = prompt(generator, sizes.prompt, 0)
-    if which == "c":
-        return {c.name: partial(c.beam, ids, *sizes.beam) for c in (ours, static)}
-    if which == "d":
-        return {c.name: partial(c.answer, arrivals(generator, sizes)) for c in (ours, static)}
-    if which == "e":
-        return {"tokens computed / unique tokens": partial(tree, ours, ids, sizes)}
-    if which == "ceiling":
-        return {"engine": partial(decode, generator, ids, sizes.samples, sizes.steps)} | {
-            "bare products": partial(products, generator, sizes.samples, sizes.steps)
+class Workloads:
+    """The contenders of each workload, on one model."""
+
+    def __init__(self, name: str, sizes: Sizes, base: Path) -> None:
+        self._name, self._sizes, self._base = name, sizes, base
+        self._path, reward = paths(name)
+        self._model, self._judge, theirs, their_judge = weights(self._path, reward)
+        self._ours, self._static = Ours(self._model), Transformers(theirs, their_judge)
+        self._continuous = Continuous(theirs)
+        self._ids = prompt(self._model, sizes.prompt, 0)
+
+    def cases(self, which: str) -> dict[str, Case]:
+        found: dict[str, Case] = getattr(self, which)()
+        return found
+
+    def a(self) -> dict[str, Case]:
+        s, server = self._sizes, self._llama_cpp()
+        house = [Ask(self._ids, min(server.slots, s.samples), s.new)]
+        asks = [Ask(self._ids, s.samples, s.new)]
+        found = {c.name: answering(c, asks) for c in (self._ours, self._static, self._continuous)}
+        return found | {server.name: answering(server, house)}
+
+    def b(self) -> dict[str, Case]:
+        small = Ours(load(self._path, int8=True), name="forethought, int8")
+        all_of_them = (self._ours, self._static, self._continuous, small, self._server(1))
+        return {c.name: answering(c, [Ask(self._ids, 1, self._sizes.new)]) for c in all_of_them}
+
+    def c(self) -> dict[str, Case]:
+        server = self._llama_cpp()
+        begin: dict[str, Callable[[], tuple[Write, Grade]]] = {
+            self._ours.name: lambda: (partial(self._ours.extend, self._ours.engine()), Judge(self._judge)),
+            self._static.name: lambda: (self._static.extend, self._static.grades),
+            server.name: lambda: (server.extend, Judge(self._judge)),
         }
-    if which == "scaling":
-        found = {f"engine, {n} branches": partial(decode, generator, ids, n, sizes.steps) for n in sizes.branches}
-        return found | {f"bare products, {n}": partial(products, generator, n, sizes.steps) for n in sizes.branches}
-    if which == "prefix":
+        return {name: Search(how, self._ids, self._sizes.beam, self._sizes.slices) for name, how in begin.items()}
+
+    def d(self) -> dict[str, Case]:
+        asks = arrivals(self._model, self._sizes)
+        return {c.name: answering(c, asks) for c in (self._ours, self._static, self._llama_cpp())}
+
+    def e(self) -> dict[str, Case]:
+        return {"tokens computed / unique tokens": lambda _: tree(self._ours, self._ids, self._sizes)}
+
+    def slots(self) -> dict[str, Case]:
+        wave = [(self._server(n), Ask(self._ids, n, self._sizes.new // 4)) for n in self._sizes.slots]
+        return {server.name: answering(server, [ask]) for server, ask in wave}
+
+    def ceiling(self) -> dict[str, Case]:
+        return self._decoding(self._sizes.samples, "")
+
+    def scaling(self) -> dict[str, Case]:
+        return {name: case for n in self._sizes.branches for name, case in self._decoding(n, f", {n}").items()}
+
+    def tokens(self) -> dict[str, Case]:
+        def seconds(new: int, _: int) -> float:
+            start = time.perf_counter()
+            self._ours.answer([Ask(self._ids, 16, new)])
+            return time.perf_counter() - start
+
+        return {f"16 branches, {new} new tokens": partial(seconds, new) for new in self._sizes.writing}
+
+    def prefix(self) -> dict[str, Case]:
+        s, longest = self._sizes, self._model.shape.positions - ROOM
+        timed = lambda ids, _: parts(self._model, ids, s.samples, s.steps, time.perf_counter)  # noqa: E731
+        return {str(n): partial(timed, prompt(self._model, n, n)) for n in (min(n, longest) for n in s.prefixes)}
+
+    def file(self, which: str) -> Path:
+        return self._base / f"engine-{self._name}-{which}.json"
+
+    def _decoding(self, branches: int, tail: str) -> dict[str, Case]:
+        steps = max(self._sizes.steps, min(32, 64 // branches))
         return {
-            f"prefix of {n}": partial(decode, generator, prompt(generator, n, n), sizes.samples, sizes.steps)
-            for n in (min(n, generator.shape.positions - ROOM) for n in sizes.prefixes)
+            f"engine{tail}": lambda _: decode(self._model, self._ids, branches, steps),
+            f"bare products{tail}": lambda _: products(self._model, branches, steps),
         }
-    ask = [Ask(ids, sizes.samples if which == "a" else 1, sizes.new)]
-    found = {c.name: partial(c.answer, ask) for c in (ours, static, Continuous(theirs))}
-    if which == "b":
-        small = Ours(load(path, int8=True), judge, name="forethought, int8")
-        found[small.name] = partial(small.answer, ask)
-    if path.suffix == ".gguf":
-        for slots in (1,) if which == "b" else (8, 16) if sizes.samples < 32 else (8, 16, 32):
-            context = slots * (sizes.prompt + sizes.new + 8)
-            server = LlamaCpp(path, slots, context, torch.get_num_threads())
-            found[server.name] = partial(server.answer, ask)
-    return found
+
+    def _server(self, slots: int) -> LlamaCpp:
+        s, (_, _, steps, size) = self._sizes, self._sizes.beam
+        file = readable(self._path, Path(gettempdir()) / "engine-gguf")
+        return LlamaCpp(file, slots, s.prompt + max(s.new, steps * size), torch.get_num_threads())
+
+    def _llama_cpp(self) -> LlamaCpp:
+        """With as many slots as were fastest."""
+        file = self.file("slots")
+        kept = json.loads(file.read_text()) if file.exists() else measure("slots", self.slots(), 1, file, described())
+        rates = {name: told[0]["value"] for name, told in kept["rounds"].items()}
+        return self._server(next(n for n in self._sizes.slots if f" {n} " in max(rates, key=rates.__getitem__)))
+
+
+def answering(contender: Answering, asks: Sequence[Ask]) -> Case:
+    return lambda _: contender.answer(asks)
 
 
 def arrivals(model: Llama, sizes: Sizes) -> list[Ask]:
@@ -143,113 +214,38 @@ def tree(ours: Ours, ids: tuple[int, ...], sizes: Sizes) -> float:
     return engine.statistics.tokens_computed / len(unique)
 
 
-def batch(model: Llama, ids: tuple[int, ...], branches: int) -> Batch:
-    """Branches that all decode: their prompt has been read."""
-    made = Batch(Ours(model, model).model, 1 << 30, branches, lambda row: False)
-    for seed in range(branches):
-        made.waiting.append(Row(ids, Sampling(ROOM, 0.8), seed))
-    while made.waiting or made.seats.reading:
-        made.run(1)
-    return made
+def described() -> dict[str, Any]:
+    told = machine()
+    told["packages"] |= {name: found for name in PEERS if (found := installed(name))}
+    return told | {"threads": torch.get_num_threads()}
 
 
-def decode(model: Llama, ids: tuple[int, ...], branches: int, steps: int) -> float:
-    """Tokens a second of the decode steps alone."""
-    made = batch(model, ids, branches)
-    made.run(2)
-    start = time.perf_counter()
-    made.run(steps)
-    return branches * steps / (time.perf_counter() - start)
-
-
-@torch.inference_mode()
-def products(model: Llama, branches: int, steps: int) -> float:
-    """Tokens a second if a step were nothing but its matrix products: what no engine in this arithmetic can pass."""
-    layers = [m for layer in model.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    pairs = [(torch.randn(branches, m.shape[0]), m) for m in (*layers, model.head)]
-    for x, matrix in pairs:
-        torch.mm(x, matrix)
-    start = time.perf_counter()
-    for _ in range(steps):
-        for x, matrix in pairs:
-            torch.mm(x, matrix)
-    return branches * steps / (time.perf_counter() - start)
-
-
-RATES = {"a", "b", "c", "d"}  # of these, work over wall seconds is what is compared
-
-
-def measure(
-    which: str, found: Mapping[str, Case], rounds: int, file: Path, before: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Round by round and contender by contender, every other round backwards. Where there is more than one, a first round
-    warms up and is not kept.
-    """
-    kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"machine": before, "rounds": {}}
-    warm = set[str]()
-    for turn in range(rounds):
-        for name in list(found)[:: -1 if turn % 2 else 1]:
-            values = kept["rounds"].setdefault(name, [])
-            if len(values) > turn:
-                continue
-            if name not in warm and rounds > 1:
-                found[name]()
-                warm.add(name)
-            wall, cpu = time.perf_counter(), time.process_time()
-            work = found[name]()
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            values.append({"value": work / wall if which in RATES else work, "wall": wall, "cpu": cpu})
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(kept, indent=2) + "\n")
-    return kept
-
-
-def shown(which: str, kept: Mapping[str, Any]) -> list[Measured]:
-    values = {name: [r["value"] for r in rounds] for name, rounds in kept["rounds"].items()}
-    unit = "" if which == "e" else "tokens/s"
-    found = [Measured(name, unit, v) for name, v in values.items()]
-    first, *others = values
-    if which in {*RATES, "ceiling"}:
-        found += [Measured(f"{first} / {name}", "", ratios(values[first], values[name])) for name in others]
-        cpu = {name: [r["cpu"] for r in rounds] for name, rounds in kept["rounds"].items()}
-        found += [Measured(f"CPU seconds: {name} / {first}", "", ratios(cpu[name], cpu[first])) for name in others]
-    return found
-
-
-def plot(kept: Mapping[str, Any], file: Path) -> None:
-    """Tokens a second over branches, with the ceiling."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4))
-    for kind in ("engine", "bare products"):
-        points = [(int("".join(filter(str.isdigit, n))), r) for n, r in kept["rounds"].items() if n.startswith(kind)]
-        middle = [sorted(v["value"] for v in rounds)[len(rounds) // 2] for _, rounds in points]
-        axes.loglog([n for n, _ in points], middle, "o-", label=kind)
-    axes.set(xlabel="branches", ylabel="tokens/s")
-    axes.legend()
-    figure.savefig(file)
+def chosen(found: Mapping[str, Case], skip: str) -> dict[str, Case]:
+    words = [word for word in skip.split(",") if word]
+    return {name: case for name, case in found.items() if not any(word in name for word in words)}
 
 
 def main() -> None:
     parser = options(__doc__ or "", 5)
-    parser.add_argument("--only", default="a,b,c,d,e,ceiling,scaling,prefix", help="workloads, with commas")
+    parser.add_argument("--only", default=",".join(WORKLOADS), help="workloads, with commas")
     parser.add_argument("--model", default="reasoner", choices=["reasoner", "smollm2"])
     parser.add_argument("--quick", action="store_true", help="everything small, one round, nothing saved in results")
     parser.add_argument("--skip", default="", help="words of the names of contenders to leave out, with commas")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there already")
     asked = parser.parse_args()
-    sizes, base = Sizes(asked.quick), asked.json or (Path(gettempdir()) / "engine-quick" if asked.quick else RESULTS)
+    base = asked.json or (Path(gettempdir()) / "engine-quick" if asked.quick else RESULTS)
+    workloads = Workloads(asked.model, Sizes(asked.model, asked.quick), base)
     for which in asked.only.split(","):
-        file = base / f"engine-{asked.model}-{which}.json"
+        file = workloads.file(which)
         if asked.fresh or asked.quick:
             file.unlink(missing_ok=True)
-        before = machine() | {"threads": torch.get_num_threads()}
-        found = cases(which, asked.model, sizes)
-        found = {name: case for name, case in found.items() if not any(w in name for w in asked.skip.split(",") if w)}
-        kept = measure(which, found, 1 if asked.quick else asked.repetitions, file, before)
-        Console(width=120).print(table(f"engine, {asked.model}, {which}", shown(which, kept)))
+        rounds = 1 if asked.quick or which in ONCE else asked.repetitions
+        kept = measure(which, chosen(workloads.cases(which), asked.skip), rounds, file, described())
+        found = results(which, kept["rounds"])
+        file.write_text(json.dumps(kept | {"results": [m.as_json() for m in found]}, indent=2) + "\n")
+        Console(width=120).print(table(f"engine, {asked.model}, {which}", found))
         if which == "scaling":
-            plot(kept, file.with_suffix(".svg"))
+            plot(kept["rounds"], file.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

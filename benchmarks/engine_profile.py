@@ -10,59 +10,22 @@ for nobody: numbers of a loaded machine are rough, but not nonsense.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from _common import Measured, machine, options, report
 from _contenders import prompt
-from engine import ROOM, batch, products
+from _steps import ROOM, parts, products
 from engine import model as chosen
 
-from forethought.engine import attention as attending
-from forethought.engine import llama
-from forethought.engine.drawing import Drawing
 from forethought.engine.llama import Llama
-
-PARTS = {"attention": (llama, "attention"), "shared attention": (attending, "_partial"), "drawing": (Drawing, "extend")}
-
-
-@contextmanager
-def timed(spent: Counter[str]) -> Iterator[None]:
-    """Time the parts of all steps meanwhile."""
-    before = {name: getattr(*where) for name, where in PARTS.items()}
-
-    def around(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*given: Any) -> Any:
-            start = time.process_time()
-            done = act(*given)
-            spent[name] += time.process_time() - start
-            return done
-
-        return wrapped
-
-    for name, (owner, attribute) in PARTS.items():
-        setattr(owner, attribute, around(name, before[name]))
-    yield
-    for name, (owner, attribute) in PARTS.items():
-        setattr(owner, attribute, before[name])
 
 
 def step(model: Llama, prefix: int, branches: int, steps: int) -> dict[str, float]:
-    """CPU milliseconds of one step and of its parts."""
-    made, spent = batch(model, prompt(model, prefix, prefix), branches), Counter[str]()
-    made.run(2)
-    with timed(spent):
-        start = time.process_time()
-        made.run(steps)
-        spent["step"] = time.process_time() - start
+    """CPU milliseconds of one step, of its parts and of its bare products."""
+    spent = parts(model, prompt(model, prefix, prefix), branches, steps, time.process_time)
     start = time.process_time()
     products(model, branches, steps)
-    spent["bare products"] = time.process_time() - start
-    spent["step without attention"] = spent["step"] - spent["attention"]
-    return {name: 1000 * seconds / steps for name, seconds in spent.items()}
+    return spent | {"bare products": 1000 * (time.process_time() - start) / (steps + 1)}  # one of them warms up
 
 
 def main() -> None:
