@@ -186,7 +186,9 @@ class Search:
     def _start(self, step: int) -> None:
         """At this step: a run that was cut goes on from texts of the same length, which cost the same."""
         self._write, self._grade = self._begin()
-        self._texts = [(*self._ids, *self._ids[i : i + step * self._size]) for i in range(self._width)]
+        new = step * self._size
+        known = self._ids * (1 + self._width + new)
+        self._texts = [(*self._ids, *known[i : i + new]) for i in range(self._width)]
 
 
 def weights(path: Path, reward: Path | None) -> tuple[Llama, Llama, Any, Any]:

@@ -11,9 +11,14 @@ reward on each. d: 32 problems x 8 samples that come at random times.
 
 A round is measured contender by contender and saved at once under benchmarks/results/; what is there already is not measured
 again, so that a run that was cut goes on. `--fresh` begins anew; `--skip` leaves contenders out whose names hold a word. Wall
-and CPU seconds are kept; ratios are of each round. What takes minutes is cut only where the rate stays what it is: llama.cpp
-writes one full house of its slots in a, since the others would be the same again; on smollm2 a round of c is two of its ten
-steps for every contender, and five rounds are one search. e and slots are a count and a choice: they have one round.
+and CPU seconds are kept; ratios are of each round. What takes minutes is cut only where the rate stays what it is: in a
+llama.cpp writes one sample a slot, of a prompt that it knows, since more of them are the same again; on smollm2 a round of c
+is two of its ten steps for every contender, so that five rounds are one search, with a prompt of 64 tokens, and texts of d are
+half as long as the reasoner's. e and slots are a count and a choice: they have one round. A first round warms up and is not
+kept if it is shorter than ten seconds.
+
+Idle, two cores: about 12 minutes for the reasoner; for smollm2 about 12 up to e, 11 for a, 12 for c, 25 for d, and in a many
+more for transformers' continuous batching (`--skip continuous`).
 """
 
 from __future__ import annotations
@@ -60,12 +65,13 @@ class Sizes:
         large = model != "reasoner"
         self.prompt, self.samples, self.new = (64, 16, 32) if quick else (256, 64, 128)
         self.beam = (4, 4, 5, 8) if quick else (16, 4, 10, 16)
-        self.slices = 5 if large else 1
+        self.slices, self.begin = (5, 64) if large else (1, self.prompt)
         self.problems, self.each, self.span = (8, 4, 0.5) if quick else (32, 8, 4.0)
+        self.longest, self.most = (self.prompt // 2, self.new // 2) if large else (self.prompt, self.new)
         self.nodes, self.depth, self.node = (100, 8, 8) if quick else (1000, 20, 16)
         self.branches = (1, 4, 16, 64) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
         self.prefixes = (64, 256) if quick else (64, 128, 256, 512, 1024)
-        self.steps = 8 if large else 8 if quick else 32
+        self.steps = 8 if large or quick else 32
         self.slots = (8, 16) if quick else (8, 16, 32)
         self.writing = (8, 16, 32) if quick else (32, 64, 128)
 
@@ -99,10 +105,9 @@ class Workloads:
 
     def a(self) -> dict[str, Case]:
         s, server = self._sizes, self._llama_cpp()
-        house = [Ask(self._ids, min(server.slots, s.samples), s.new)]
         asks = [Ask(self._ids, s.samples, s.new)]
         found = {c.name: answering(c, asks) for c in (self._ours, self._static, self._continuous)}
-        return found | {server.name: answering(server, house)}
+        return found | {server.name: self._house(server)}
 
     def b(self) -> dict[str, Case]:
         small = Ours(load(self._path, int8=True), name="forethought, int8")
@@ -110,13 +115,14 @@ class Workloads:
         return {c.name: answering(c, [Ask(self._ids, 1, self._sizes.new)]) for c in all_of_them}
 
     def c(self) -> dict[str, Case]:
-        server = self._llama_cpp()
+        s, server = self._sizes, self._llama_cpp()
+        ids = self._ids[: s.begin]
         begin: dict[str, Callable[[], tuple[Write, Grade]]] = {
             self._ours.name: lambda: (partial(self._ours.extend, self._ours.engine()), Judge(self._judge)),
             self._static.name: lambda: (self._static.extend, self._static.grades),
             server.name: lambda: (server.extend, Judge(self._judge)),
         }
-        return {name: Search(how, self._ids, self._sizes.beam, self._sizes.slices) for name, how in begin.items()}
+        return {name: Search(how, ids, s.beam, s.slices) for name, how in begin.items()}
 
     def d(self) -> dict[str, Case]:
         asks = arrivals(self._model, self._sizes)
@@ -126,8 +132,8 @@ class Workloads:
         return {"tokens computed / unique tokens": lambda _: tree(self._ours, self._ids, self._sizes)}
 
     def slots(self) -> dict[str, Case]:
-        wave = [(self._server(n), Ask(self._ids, n, self._sizes.new // 4)) for n in self._sizes.slots]
-        return {server.name: answering(server, [ask]) for server, ask in wave}
+        servers = [self._server(n) for n in self._sizes.slots]
+        return {server.name: self._house(server) for server in servers}
 
     def ceiling(self) -> dict[str, Case]:
         return self._decoding(self._sizes.samples, "")
@@ -145,8 +151,12 @@ class Workloads:
 
     def prefix(self) -> dict[str, Case]:
         s, longest = self._sizes, self._model.shape.positions - ROOM
-        timed = lambda ids, _: parts(self._model, ids, s.samples, s.steps, time.perf_counter)  # noqa: E731
-        return {str(n): partial(timed, prompt(self._model, n, n)) for n in (min(n, longest) for n in s.prefixes)}
+
+        def timed(known: int, _: int) -> dict[str, float]:
+            ids = prompt(self._model, known, known)
+            return parts(self._model, ids, s.samples, s.steps, time.perf_counter)
+
+        return {str(n): partial(timed, n) for n in (min(n, longest) for n in s.prefixes)}
 
     def file(self, which: str) -> Path:
         return self._base / f"engine-{self._name}-{which}.json"
@@ -162,6 +172,11 @@ class Workloads:
         s, (_, _, steps, size) = self._sizes, self._sizes.beam
         file = readable(self._path, Path(gettempdir()) / "engine-gguf")
         return LlamaCpp(file, slots, s.prompt + max(s.new, steps * size), torch.get_num_threads())
+
+    def _house(self, server: LlamaCpp) -> Case:
+        """A sample a slot, which know the prompt already: more samples are the same again."""
+        server.answer([Ask(self._ids, server.slots, 1)])
+        return answering(server, [Ask(self._ids, server.slots, self._sizes.new)])
 
     def _llama_cpp(self) -> LlamaCpp:
         """With as many slots as were fastest."""
@@ -181,8 +196,8 @@ def arrivals(model: Llama, sizes: Sizes) -> list[Ask]:
     times = sorted(rng.uniform(0, sizes.span) for _ in range(sizes.problems))
     asks = list[Ask]()
     for i, at in enumerate(times):
-        ids = prompt(model, rng.randint(sizes.prompt // 4, sizes.prompt), i)
-        asks += [Ask(ids, 1, rng.randint(sizes.new // 8, sizes.new), at) for _ in range(sizes.each)]
+        ids = prompt(model, rng.randint(sizes.longest // 4, sizes.longest), i)
+        asks += [Ask(ids, 1, rng.randint(sizes.most // 8, sizes.most), at) for _ in range(sizes.each)]
     return asks
 
 

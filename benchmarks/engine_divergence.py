@@ -1,6 +1,7 @@
 """How often a text differs because of who shares its batch: the same samples with no, 1, 7 and 63 neighbours.
 
-    python benchmarks/engine_divergence.py --model reasoner --problems 32
+    python benchmarks/engine_divergence.py --model reasoner
+    python benchmarks/engine_divergence.py --model smollm2       # a single stream for most of the time: ten minutes or so
 
 A row's random numbers are its own; what differs is the rounding of matrix products of other heights. A token differs where
 its draw falls within that on an edge between two tokens. Tokens behind the first that differs are not compared.
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import anyio
+import torch
 from _common import Measured, machine, options, report
 from engine import paths
 
@@ -27,6 +29,7 @@ from forethought.tasks.chain import Chain
 
 NEIGHBOURS = (1, 7, 63)
 SAMPLES, TOKENS = 4, 128  # of each problem
+PROBLEMS = {"reasoner": 32, "smollm2": 16}  # enough for all neighbours to be there
 Ids = tuple[int, ...]
 
 
@@ -69,13 +72,11 @@ def compared(alone: Sequence[Row], others: Sequence[Row]) -> Compared:
 
 def main() -> None:
     parser = options(__doc__ or "", 1)
-    parser.add_argument("--model", default="reasoner", choices=["reasoner", "smollm2"])
-    parser.add_argument(
-        "--problems", type=int, default=32, help=f"of each, {SAMPLES} samples of {TOKENS} tokens at most"
-    )
+    parser.add_argument("--model", default="reasoner", choices=list(PROBLEMS))
     asked = parser.parse_args()
-    before, local, found = machine(), Local(paths(asked.model)[0]), list[Measured]()
-    texts, model = prompts(local, asked.problems), local.engine.model
+    before = machine() | {"threads": torch.get_num_threads()}
+    local, found = Local(paths(asked.model)[0]), list[Measured]()
+    texts, model = prompts(local, PROBLEMS[asked.model]), local.engine.model
     alone = drawn(model, texts, 1)
     for neighbours in NEIGHBOURS:
         told = compared(alone, drawn(model, texts, neighbours + 1))
