@@ -1,4 +1,4 @@
-"""One fan-out: particles admitted in waves, moved as concurrent tasks, with one declared fate for each failure."""
+"""One fan-out: particles admitted in waves, moved concurrently, with one declared fate for each failure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Generic, Protocol, runtime_checkable
 import anyio
 
 from forethought.core.cost import ZERO, Cost
+from forethought.core.crew import Crew
 from forethought.core.errors import BudgetEnded, ModelError
 from forethought.core.population import Particle, Population, S
 from forethought.core.scope import Failures, Scope
@@ -153,8 +154,8 @@ class FanOut(Generic[S]):
 
     async def _run(self, wave: Sequence[int]) -> None:
         async with anyio.create_task_group() as tasks:
-            for i in wave:
-                tasks.start_soon(self._move_one, i, tasks.cancel_scope)
+            crew = Crew(wave, lambda i: self._move_one(i, tasks.cancel_scope), tasks.cancel_scope)
+            await crew.hire(tasks.start_soon)
         if self._error is not None:
             raise self._error
 

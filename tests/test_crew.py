@@ -1,0 +1,143 @@
+"""Fan-outs by as few tasks as they take."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from forethought.core.budget import Budget
+from forethought.core.crew import FIRST
+from forethought.core.errors import BudgetEnded
+from forethought.core.operators import each, race
+from forethought.core.population import Particle
+from forethought.core.scope import Run, Scope
+from forethought.engine.engine import Engine
+from forethought.engine.weights import load
+from forethought.engine.rows import Sampling
+
+from . import tiny
+
+pytestmark = pytest.mark.anyio
+N = 1000
+ALL = [Particle(i) for i in range(N)]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio shuffles its tasks, so that a pass may look idle
+@pytest.mark.parametrize("passes", [0, 1, 2, 3])
+async def test_what_does_not_wait_is_served_by_few_tasks(passes: int) -> None:
+    tasks = set()
+
+    async def kernel(particle: Particle[int], at: Scope) -> Particle[int]:
+        tasks.add(anyio.get_current_task().id)
+        for _ in range(passes):
+            await anyio.lowlevel.checkpoint()
+        return particle.moved(-particle.state)
+
+    assert [p.state for p in await each(ALL, kernel, Scope.root())] == [-i for i in range(N)]
+    assert len(tasks) <= FIRST * 2**passes
+
+
+@pytest.mark.parametrize("quick", [0, 1, 500, N - 1])
+async def test_all_that_wait_are_under_way_within_a_few_passes(quick: int) -> None:
+    """Also behind some that end at once: the last one to begin lets all go on."""
+    waiting, passes, all_here = 0, 0, anyio.Event()
+
+    async def kernel(particle: Particle[int], at: Scope) -> Particle[int]:
+        nonlocal waiting
+        if particle.state >= quick:
+            waiting += 1
+            if waiting == N - quick:
+                all_here.set()
+            await all_here.wait()
+        return particle
+
+    async def count() -> None:
+        nonlocal passes
+        while not all_here.is_set():
+            await anyio.lowlevel.checkpoint()
+            passes += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        with anyio.fail_after(5):
+            await each(ALL, kernel, Scope.root())
+    assert passes <= 14
+
+
+async def test_one_that_waits_does_not_hold_up_others() -> None:
+    last = anyio.Event()
+
+    async def kernel(particle: Particle[int], at: Scope) -> Particle[int]:
+        if particle.state == N - 1:
+            last.set()
+        elif not particle.state % 100:
+            await last.wait()
+        else:
+            await anyio.lowlevel.checkpoint()
+        return particle
+
+    with anyio.fail_after(5):
+        await each(ALL, kernel, Scope.root())
+
+
+async def test_nothing_is_begun_after_an_error() -> None:
+    begun = 0
+
+    async def kernel(particle: Particle[int], at: Scope) -> Particle[int]:
+        nonlocal begun
+        begun += 1
+        if particle.state == 3:
+            raise ValueError("no")
+        await anyio.lowlevel.checkpoint()
+        return particle
+
+    with pytest.raises(ValueError, match="no"):
+        await each(ALL, kernel, Scope.root())
+    assert begun <= FIRST
+
+
+async def test_nothing_is_begun_after_a_race_by_arrival_is_won() -> None:
+    begun = 0
+
+    async def kernel(particle: Particle[int], at: Scope) -> Particle[int]:
+        nonlocal begun
+        begun += 1
+        return particle
+
+    first = await race(ALL, kernel, Scope.root(Run(ordered=False)), first=2)
+    assert [p.state for p in first] == [0, 1]
+    assert begun == 2
+
+
+async def test_a_deadline_is_kept_in_a_long_fan_out() -> None:
+    async def kernel(particle: Particle[int], at: Scope) -> Particle[int]:
+        time.sleep(0.001)  # noqa: ASYNC251 - a model that works in the event loop
+        await anyio.lowlevel.checkpoint()
+        return particle.moved(-1)
+
+    root, start = Scope.root(), time.perf_counter()
+    with pytest.raises(BudgetEnded), root.limit(Budget({"seconds": 0.05})) as inner:
+        await each(ALL * 5, kernel, inner)
+    assert time.perf_counter() - start < 1
+    assert inner.kept is not None
+    assert len(inner.kept) == 5 * N
+
+
+@pytest.mark.parametrize("n", [4, 30, 64])
+async def test_requests_of_a_fan_out_meet_in_the_first_step_of_an_engine(
+    n: int, tmp_path: Path
+) -> None:
+    tiny.generator(tmp_path)
+    engine = Engine(replace(load(tmp_path), eos=frozenset()), lambda row: False)
+
+    async def kernel(particle: Particle[int], at: Scope) -> Particle[int]:
+        await engine.generate([*range(2, 9), particle.state % 5 + 2], Sampling(12), particle.state)
+        return particle
+
+    await each(ALL[:n], kernel, Scope.root())
+    assert engine.statistics.steps == 1 + 12  # the first reads, for all, what they share
