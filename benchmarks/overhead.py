@@ -3,14 +3,15 @@
 A call is one call to the model or to the verifier: both are admitted, charged and recorded alike. `sample(n=1000)` makes
 1,000, the particle filter with 1,000 particles over 20 steps 40,000.
 
-Prediction: the limit is operations of the interpreter. The floor is a bare task of anyio that passes through the loop once:
-25 to 30 us of processor on the machine of the results (a handle, a cancel scope, an event, weak references, two passes). A
-call through the core adds two or three hundred small Python operations of 0.1 us or so: nine sums of costs of 11 entries at
-1 us each (reserved, charged in each account around, released), place and seed 4, two looks at the clock 3, making request,
-completion, draft and particles 8, admission and bound 6, digest 3, the scripted model itself 8. So 50 to 60 us above the
-floor, 80 to 90 in all; a garbage collection of what a large population keeps alive comes to 5 to 10 us a call besides. The
-store adds JSON of a row and its insert, 15 to 25 us; commits are shared, so their round trips (0.1 ms and up) are not paid
-by the call.
+Prediction: the limit is operations of the interpreter. A fan-out starts a task only where calls wait (see `crew`): the script
+lets the loop pass once a call, so 16 tasks serve all 1,000, and a call pays for one turn of a task that is there, 5 to 8 us,
+where a bare task of anyio takes 25 to 35 on the machine of the results (a handle, a cancel scope, an event, weak references,
+two passes). A call through the core adds two or three hundred small Python operations of 0.1 us or so: nine sums of costs of
+11 entries at 1 us each (reserved, charged in each account around, released), place and seed 4, two looks at the clock 3,
+making request, completion, draft and particles 8, admission and bound 6, digest 3, the scripted model itself 8. So 60 to 70
+us in all, and 5 to 10 us of garbage collection of what a large population keeps alive. With the store calls do wait, for
+their commit, so each has its task, 25 us more; JSON of a row and its insert are 15 to 25 us; commits are shared, so their
+round trips (0.1 ms and up) are not paid by the call.
 Memory: one draft, one particle, one event a call, each of a few hundred bytes, and nothing that grows faster.
 """
 

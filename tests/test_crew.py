@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,19 @@ import anyio.lowlevel
 import pytest
 
 from forethought.core.budget import Budget
+from forethought.core.cost import ZERO, Cost
 from forethought.core.crew import FIRST
 from forethought.core.errors import BudgetEnded
 from forethought.core.operators import each, race
 from forethought.core.population import Particle
 from forethought.core.scope import Run, Scope
+from forethought.core.trace import MemoryTrace
 from forethought.engine.engine import Engine
-from forethought.engine.weights import load
 from forethought.engine.rows import Sampling
+from forethought.engine.weights import load
 
 from . import tiny
+from .scripted import Extend, World
 
 pytestmark = pytest.mark.anyio
 N = 1000
@@ -128,10 +132,50 @@ async def test_a_deadline_is_kept_in_a_long_fan_out() -> None:
     assert len(inner.kept) == 5 * N
 
 
-@pytest.mark.parametrize("n", [4, 30, 64])
-async def test_requests_of_a_fan_out_meet_in_the_first_step_of_an_engine(
-    n: int, tmp_path: Path
-) -> None:
+async def test_what_had_not_begun_when_time_was_over_does_not_begin_in_a_replay() -> None:
+    """Half of the programs buy something, half would be through at once."""
+    world = World(random.Random(0))
+    extend = Extend(world, 3)
+
+    async def kernel(particle: Particle[str], at: Scope) -> Particle[str]:
+        time.sleep(0.001)  # noqa: ASYNC251 - a model that works in the event loop
+        return await extend(particle, at) if len(particle.state) % 2 else particle.moved("free")
+
+    async def life(run: Run) -> tuple[list[str], Cost]:
+        at = Scope.root(run)
+        with pytest.raises(BudgetEnded), at.limit(Budget({"seconds": 0.05})) as inner:
+            await each([Particle("a" * (i % 2)) for i in range(N)], kernel, inner)
+        assert at.account.held == ZERO
+        return [p.state for p in inner.kept or []], at.account.cost._replace(seconds=0.0)
+
+    trace = MemoryTrace()
+    made = await life(Run(trace=trace))
+    assert "" in made[0]
+    replay = Run(trace=MemoryTrace(trace.events))
+    assert await life(replay) == made
+    assert replay.physical_calls == 0
+
+
+async def test_a_replay_takes_over_all_that_was_recorded_behind_what_was_in_flight() -> None:
+    async def life(run: Run) -> tuple[list[str], Cost]:
+        slow, quick = Extend(World(random.Random(0), pace=9.0), 3), Extend(World(random.Random(0)), 3)
+
+        async def kernel(particle: Particle[str], at: Scope) -> Particle[str]:
+            return await (quick if particle.state else slow)(particle, at)
+
+        at = Scope.root(run)
+        with pytest.raises(BudgetEnded), at.limit(Budget({"seconds": 0.2})) as inner:
+            await each([Particle("a" * (i >= FIRST)) for i in range(4 * FIRST)], kernel, inner)
+        return [p.state for p in inner.kept or []], at.account.cost._replace(seconds=0.0)
+
+    trace = MemoryTrace()
+    made = await life(Run(trace=trace))
+    assert all(len(state) > 1 for state in made[0][FIRST:])
+    assert await life(Run(trace=MemoryTrace(trace.events))) == made
+
+
+@pytest.mark.parametrize("n", [4, 64])
+async def test_requests_of_a_fan_out_meet_in_the_first_step_of_an_engine(n: int, tmp_path: Path) -> None:
     tiny.generator(tmp_path)
     engine = Engine(replace(load(tmp_path), eos=frozenset()), lambda row: False)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 T = TypeVar("T")
+Work = Callable[[], Coroutine[Any, Any, None]]
 FIRST = 8  # workers at the start: a small fan-out starts all at once
 
 
@@ -22,20 +23,20 @@ class Crew(Generic[T]):
     """
 
     def __init__(self, items: Iterable[T], serve: Callable[[T], Awaitable[None]], scope: anyio.CancelScope) -> None:
-        self._queue, self._serve, self._scope = deque(items), serve, scope
+        self.queue, self._serve, self._scope = deque(items), serve, scope
         self._served = 0
 
     async def work(self) -> None:
-        while self._queue and not self._scope.cancel_called:
-            await self._serve(self._queue.popleft())
+        while self.queue and not self._scope.cancel_called:
+            await self._serve(self.queue.popleft())
             self._served += 1
 
-    async def hire(self, start: Callable[[Callable[[], Awaitable[None]]], object]) -> None:
-        """Start workers, by `start`, until there is one for every item or no item is left."""
-        items, workers, before = len(self._queue), 0, 0
-        while self._queue and workers < items:
+    async def hire(self, start: Callable[[Work], object], first: int = FIRST) -> None:
+        """Start workers, by `start`: `first` of them, then more until there is one for every item or no item is left."""
+        items, workers, before = len(self.queue), 0, 0
+        while self.queue and workers < items:
             if self._served == before:
-                more = min(workers or FIRST, items - workers)
+                more = min(workers or first, items - workers)
                 for _ in range(more):
                     start(self.work)
                 workers += more

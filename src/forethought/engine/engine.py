@@ -170,9 +170,13 @@ class Engine:
         return row
 
     async def _gather(self) -> None:
-        """Let concurrent callers join the first step: wait until a look at the event loop brings no more of them."""
-        waiting = 0
-        while waiting < len(self._waiters):
+        """Let concurrent callers join the first step: wait until two looks at the event loop in a row bring no more of them.
+
+        Two, since trio shuffles a pass: of callers that come in every pass, none may come between one look and the next.
+        """
+        waiting = idle = 0
+        while idle < 2:
+            idle = 0 if waiting < len(self._waiters) else idle + 1
             waiting = len(self._waiters)
             await anyio.lowlevel.checkpoint()
 

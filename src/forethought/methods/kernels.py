@@ -49,9 +49,12 @@ class Extend:
         """The particle with what came back when `asked` tokens were asked for."""
         draft = particle.state
         size = draft.size + completion.cost.new_tokens
-        finish = self._finish(Draft(draft, completion.text, size=size), completion, asked)
-        grown = Draft(draft, completion.text, completion.tokens, completion.logprobs, size, finish, completion.cost)
-        return particle.moved(grown, done=finish is not None)
+        told = completion.text, completion.tokens, completion.logprobs, size
+        grown = Draft(draft, *told, None, completion.cost)
+        finish = self._finish(grown, completion, asked)
+        if finish is None:
+            return particle.moved(grown)
+        return particle.moved(Draft(draft, *told, finish, completion.cost), done=True)
 
     def _finish(self, grown: Draft, completion: Completion, asked: int) -> Finish | None:
         """Whether the draft goes no further. A piece that was cut at its own cap goes on as the next."""

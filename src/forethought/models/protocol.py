@@ -74,8 +74,8 @@ class Request:
     @property
     def extras(self) -> str:
         """`top_k` and `controls` as records know them; empty if neither is asked for, as in records from before them."""
-        asked = [f" top_k={self.top_k}"] * bool(self.top_k) + [f" {self.controls}"] * (self.controls != PLAIN)
-        return "".join(asked)
+        top_k = f" top_k={self.top_k}" if self.top_k else ""
+        return top_k if self.controls == PLAIN else f"{top_k} {self.controls}"
 
 
 @dataclass(frozen=True, slots=True)
