@@ -142,7 +142,7 @@ def stored(parts: Callable[[], Parts]) -> float:
 
 
 def bare() -> float:
-    """Microseconds a task of a bare task group that does nothing but run the script: the floor."""
+    """Microseconds a task of a bare task group that does nothing but run the script: what a task for every call would cost."""
 
     async def one(seed: int) -> None:
         await anyio.lowlevel.checkpoint()
