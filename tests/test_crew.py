@@ -119,17 +119,20 @@ async def test_nothing_is_begun_after_a_race_by_arrival_is_won() -> None:
 
 
 async def test_a_deadline_is_kept_in_a_long_fan_out() -> None:
+    begun = 0
+
     async def kernel(particle: Particle[int], at: Scope) -> Particle[int]:
+        nonlocal begun
+        begun += 1
         time.sleep(0.001)  # noqa: ASYNC251 - a model that works in the event loop
         await anyio.lowlevel.checkpoint()
         return particle.moved(-1)
 
-    root, start = Scope.root(), time.perf_counter()
-    with pytest.raises(BudgetEnded), root.limit(Budget({"seconds": 0.05})) as inner:
-        await each(ALL * 5, kernel, inner)
-    assert time.perf_counter() - start < 1
+    with pytest.raises(BudgetEnded), Scope.root().limit(Budget({"seconds": 0.05})) as inner:
+        await each(ALL, kernel, inner)
+    assert begun < 50 + 128  # those that fit, and those of the pass in which time was over
     assert inner.kept is not None
-    assert len(inner.kept) == 5 * N
+    assert len(inner.kept) == N
 
 
 async def test_what_had_not_begun_when_time_was_over_does_not_begin_in_a_replay() -> None:
