@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import anyio
 import pytest
 from hypothesis import given
@@ -97,14 +95,3 @@ async def test_the_ledger_agrees_and_the_budget_clamps() -> None:
     done = await extend(model, Request(ASK), at)
     assert (done.text, done.finish) == ("first: apple\nthen: ", "length")
     assert at.account.spent._replace(seconds=0.0) == model.spent
-
-
-async def test_it_is_cheap() -> None:
-    model, request, calls = Scripted(rest), Request(ASK, stop=("\n",)), 2000
-    best = 1.0
-    for _ in range(5):
-        start = time.perf_counter()
-        for seed in range(calls):
-            await model.extend(request, Call((), seed))
-        best = min(best, (time.perf_counter() - start) / calls)
-    assert best < 100e-6  # about 15 microseconds; trio's checkpoint alone is some more
