@@ -88,12 +88,7 @@ def test_search_and_votes_have_something_to_find() -> None:
     assert MEASURED["votes"]["chain"]["majority of 16"] >= MEASURED["votes"]["chain"]["one"] + 0.1
 
 
-MISSED = pytest.mark.xfail(reason="0.78 at 19 steps (docs/reasoner.md)", strict=True)
-
-
-@pytest.mark.parametrize(
-    "task", [pytest.param(task, marks=[MISSED] if task == "procedure" else []) for task in GENERATED]
-)
+@pytest.mark.parametrize("task", GENERATED)
 def test_the_reward_model_ranks_steps(task: str) -> None:
     assert MEASURED["reward"][task]["auc"] >= 0.8
 
@@ -124,12 +119,6 @@ async def test_checks_mend_most_slips() -> None:
     assert sum(verdicts[-1] for verdicts in slipped) >= len(slipped) / 2
 
 
-WEAK = pytest.mark.xfail(
-    reason="the shipped reward model tells states from states, hardly a wrong step from a right one (docs/reasoner.md)",
-    strict=False,
-)
-
-
 def test_search_is_better_than_one_draft(tmp_path: Path) -> None:
     contenders = ("greedy", "beam(width=4, expand=4)", "particle-filter(n=16)")
     one, beam, filtered = accuracies(
@@ -150,7 +139,6 @@ def test_chains_are_solved_on_the_command_line(method: str, tmp_path: Path) -> N
     assert solution["cost"]["verifier_calls"] >= 3
 
 
-@WEAK
 @pytest.mark.parametrize("task", ["chain", "procedure"])
 async def test_the_reward_model_tells_right_from_wrong(task: str) -> None:
     kind, told = GENERATED[task], 0
@@ -168,7 +156,7 @@ async def test_the_reward_model_tells_right_from_wrong(task: str) -> None:
     assert told >= 16
 
 
-@WEAK
+@pytest.mark.xfail(reason="of two first steps of a countdown the live one is preferred in 56 % (docs/reasoner.md)")
 async def test_dead_ends_of_countdown_are_graded_lower() -> None:
     kind, told, pairs = GENERATED["countdown"], 0, 0
     for index in range(40):

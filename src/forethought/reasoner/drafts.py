@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -12,12 +13,15 @@ from rich.progress import track
 from tokenizers import Tokenizer
 
 from forethought.core.problem import Problem
-from forethought.reasoner.examples import IGNORED, TASKS, Example, learned, prompt_ids
+from forethought.reasoner.examples import IGNORED, SLIP, TASKS, Example, learned, prompt_ids
 from forethought.reasoner.vocabulary import EOS, PAD
 from forethought.tasks.generated import GeneratedTask
 
 Asked = tuple[GeneratedTask, Problem]
 DRAFTED = (0.2, 0.1, 0.5, 0.2)  # shares of chain, chain-checked, countdown and procedure
+PROOFREAD = (0.25, 0.1, 0.25, 0.4)
+EXCHANGED = 0.15  # the chance that a token is exchanged; Clark et al. take the same
+WRONG, RIGHT, REPLACED, OWN = range(4)  # a draft so far; a token for itself
 
 
 def sample(
@@ -44,10 +48,11 @@ def near_the_middle(rng: random.Random) -> Asked:
 
 
 def label(asked: Asked, completion: list[int], tokenizer: Tokenizer) -> Example | None:
-    """Every token with the truth about its step: is the draft right so far? None for a draft without a whole step.
+    """Every token with the truth about it: is the draft right so far? None for a draft without a whole step.
 
-    What is read is the grade at a step's last token. That its earlier tokens learn to foretell it makes a step's
-    verdict many labels instead of one, and grades of unfinished steps mean something.
+    What is read is the grade at a step's last token. In a wrong step all tokens are wrong from the first on in which the
+    draft departs from the worked solution: a model that were to foretell the slip at the tokens before it would learn
+    which steps are hard, and not to see what is wrong with this one.
     """
     (task, problem), prompt = asked, prompt_ids(asked[1], tokenizer)
     right = task.right_so_far(tokenizer.decode(completion, skip_special_tokens=True), problem)
@@ -55,10 +60,14 @@ def label(asked: Asked, completion: list[int], tokenizer: Tokenizer) -> Example 
     ends = [place for place, token in enumerate(completion) if token in breaks][: len(right)]
     if not ends:
         return None
-    labels = [IGNORED] * len(prompt)
+    labels: list[int] = []
     for end, good in zip(ends, right, strict=False):
-        labels += [int(good)] * (len(prompt) + end + 1 - len(labels))
-    return Example([*prompt, *completion], labels + [IGNORED] * (len(prompt) + len(completion) - len(labels)))
+        labels += [RIGHT if good else WRONG] * (end + 1 - len(labels))
+    solution = tokenizer.encode(task.solution(problem) + EOS, add_special_tokens=False).ids
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(completion, solution, strict=False))))
+    labels[:shared] = [RIGHT] * len(labels[:shared])
+    rest = [IGNORED] * (len(completion) - len(labels))
+    return Example([*prompt, *completion], [IGNORED] * len(prompt) + labels + rest)
 
 
 def collect(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, count: int) -> list[Example]:
@@ -91,23 +100,40 @@ def kept(path: Path) -> list[Example]:
 
 
 def mixed(examples: list[Example], tokenizer: Tokenizer, rng: random.Random) -> Iterator[Example]:
-    """Without end: a draft of the generator, then an attempt of our own, in turn.
+    """Without end: a draft of the generator, an attempt of our own, a text with exchanged tokens, in turn.
 
-    Drafts show how the generator errs; attempts are never seen twice, so they cannot be learned by heart.
+    Drafts show how the generator errs; what we write is never seen twice, so it cannot be learned by heart.
     """
     while True:
         for example in rng.sample(examples, len(examples)):
             yield example
             yield attempt(rng, tokenizer)
+            yield replaced(rng, tokenizer)
 
 
 def attempt(rng: random.Random, tokenizer: Tokenizer) -> Example:
     """A labelled text that goes wrong about once, of any difficulty up to half beyond the middle."""
     task = rng.choices(TASKS, DRAFTED)[0]
-    levels = [d for d in learned(task) if d <= 1.5 * task.middle]
-    difficulty = min(rng.choice(levels), rng.choice(levels))
+    difficulty = level(task, rng)
     problem = task.problem(difficulty, rng.getrandbits(62), "train")
     text = task.attempt(problem, rng, slip=1 / (1 + difficulty))
     example = label((task, problem), tokenizer.encode(text + EOS, add_special_tokens=False).ids, tokenizer)
     assert example is not None
     return example
+
+
+def replaced(rng: random.Random, tokenizer: Tokenizer) -> Example:
+    """A solution in which some tokens are others of the same text, each labelled for itself (Clark et al. 2020, ELECTRA)."""
+    task = rng.choices(TASKS, PROOFREAD)[0]
+    problem = task.problem(level(task, rng), rng.getrandbits(62), "train")
+    prompt = prompt_ids(problem, tokenizer)
+    solution = tokenizer.encode(task.attempt(problem, rng, SLIP) + EOS, add_special_tokens=False).ids
+    came = [rng.choice(solution) if rng.random() < EXCHANGED else token for token in solution]
+    labels = [OWN if one == other else REPLACED for one, other in zip(came, solution, strict=True)]
+    return Example([*prompt, *came], [IGNORED] * len(prompt) + labels)
+
+
+def level(task: GeneratedTask, rng: random.Random) -> int:
+    """A difficulty up to half beyond the middle, the easier ones more often."""
+    levels = [d for d in learned(task) if d <= 1.5 * task.middle]
+    return min(rng.choice(levels), rng.choice(levels))

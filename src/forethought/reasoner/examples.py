@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from forethought.core.problem import Problem
-from forethought.reasoner.vocabulary import BOS, EOS
+from forethought.reasoner.vocabulary import BOS, EOS, SOLUTION
 from forethought.tasks import GENERATED
 from forethought.tasks.generated import GeneratedTask
 
@@ -58,7 +58,7 @@ def learned(task: GeneratedTask) -> list[int]:
 
 
 def prompt_ids(problem: Problem, tokenizer: Tokenizer) -> list[int]:
-    ids: list[int] = tokenizer.encode(f"{BOS}{problem.text}\n", add_special_tokens=False).ids
+    ids: list[int] = tokenizer.encode(f"{BOS}{problem.text}{SOLUTION}", add_special_tokens=False).ids
     return ids
 
 

@@ -17,6 +17,7 @@ from forethought.reasoner.examples import Batch
 from forethought.reasoner.muon import Muon
 
 CHECKPOINT_EVERY, REPORT_EVERY = 100, 50
+SLOW = 0.3  # the pace of what has been learned before
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Stage:
     evaluate_every: int
     muon_lr: float = 0.02
     adam_lr: float = 0.003
+    slow: frozenset[torch.nn.Parameter] = frozenset()
 
 
 def optimizers(model: torch.nn.Module, stage: Stage) -> list[torch.optim.Optimizer]:
@@ -40,8 +42,15 @@ def optimizers(model: torch.nn.Module, stage: Stage) -> list[torch.optim.Optimiz
     other: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (hidden if parameter.ndim == 2 and ".layers." in name else other).append(parameter)
-    adam = torch.optim.AdamW(other, lr=stage.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
-    return [Muon(hidden, lr=stage.muon_lr), adam]
+    adam = torch.optim.AdamW(paced(other, stage), lr=stage.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
+    return [Muon(paced(hidden, stage), lr=stage.muon_lr), adam]
+
+
+def paced(parameters: list[torch.nn.Parameter], stage: Stage) -> list[dict[str, Any]]:
+    """The parameters in groups of equal pace."""
+    full = [p for p in parameters if p not in stage.slow]
+    slow = [p for p in parameters if p in stage.slow]
+    return [{"params": part, "pace": pace} for part, pace in ((full, 1.0), (slow, SLOW)) if part]
 
 
 def schedule(step: int, steps: int) -> float:
@@ -94,7 +103,7 @@ def update(
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for opt, lr in zip(opts, (stage.muon_lr, stage.adam_lr), strict=True):
         for group in opt.param_groups:
-            group["lr"] = lr * schedule(step, stage.steps)
+            group["lr"] = lr * group["pace"] * schedule(step, stage.steps)
         opt.step()
     model.zero_grad()
     return loss.item()

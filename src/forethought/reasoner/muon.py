@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -27,9 +28,7 @@ def orthogonal(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """Without decay the first layer's writes grow to a hundred times an embedding, and later layers lose sight of the token."""
 
-    def __init__(
-        self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.1
-    ) -> None:
+    def __init__(self, parameters: Iterable[Any], lr: float, momentum: float = 0.95, decay: float = 0.1) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()

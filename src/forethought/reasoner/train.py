@@ -1,8 +1,8 @@
 """Train the embedded models from nothing: `python -m forethought.reasoner.train --out FOLDER`.
 
 Both are small Llamas. The generator learns right solutions of the generated tasks. The reward model starts from the
-generator, with two layers on top, and learns from the generator's own drafts which steps are right so far. A quarter
-of an hour each on two cores. A killed run goes on where it was.
+generator, with two layers on top, and learns from the generator's own drafts which steps are right so far. Half an
+hour each on two cores at most. A killed run goes on where it was.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -19,13 +19,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassificat
 
 from forethought.bench.stats import area_under_curve
 from forethought.reasoner import vocabulary
-from forethought.reasoner.drafts import Asked, collect, mixed, sample
+from forethought.reasoner.drafts import REPLACED, RIGHT, WRONG, Asked, collect, mixed, sample
 from forethought.reasoner.examples import IGNORED, TASKS, Batch, Example, batches, solved
 from forethought.reasoner.loop import Stage, train
 
 REWARD_LAYERS = 6  # the generator's layers predict a token; those on top compare it with the one that came
 LATE_FROM = 0.5  # the share of the steps after which countdown is drawn most
 TOKENS_PER_BATCH, POOL = 4096, 1024
+FAST, CLEAR = 5, 8.0  # pairs of rotary positions; how many logits the position before is above its neighbours
+WRITTEN = 3.0  # makes what is read there about half as large as the stream that it is written to
 PROBES = {"chain": (1, 4, 8, 12), "chain-checked": (4, 12), "countdown": (1, 2, 4), "procedure": (1, 4, 8, 12)}
 TOKENIZER = vocabulary.build()
 PAD, BOS, EOS = (TOKENIZER.get_vocab()[t] for t in (vocabulary.PAD, vocabulary.BOS, vocabulary.EOS))
@@ -33,7 +35,7 @@ BREAK = TOKENIZER.token_to_id("\n")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def architecture(layers: int = 4) -> LlamaConfig:
+def architecture(layers: int = 4, *, biased: bool = False) -> LlamaConfig:
     """One million parameters with four layers, one and a half with six."""
     return LlamaConfig(
         vocab_size=TOKENIZER.get_vocab_size(),
@@ -42,6 +44,7 @@ def architecture(layers: int = 4) -> LlamaConfig:
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
+        attention_bias=biased,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         pad_token_id=PAD,
@@ -52,8 +55,11 @@ def architecture(layers: int = 4) -> LlamaConfig:
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The mean over the labelled positions."""
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    """The mean over the labelled positions; nothing where none is."""
+    total = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -61,21 +67,33 @@ def token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def verdict_loss(trained: LlamaForCausalLM) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
-    """Of the verdicts, and of the next token of right steps where the generator ends and the added layers begin.
+    """Of the verdicts; of the next token of right steps where the generator ends; of exchanged tokens one layer above.
 
-    The second keeps what should come next in sight of the layers above.
+    The second keeps what should come next in sight of the layers above. The third teaches them to compare it with what
+    came: one wrong token in a draft is too little to learn that from.
     """
     height = trained.config.num_hidden_layers
     trained.requires_grad_(False)
 
-    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        out = model.model(input_ids=batch.ids, use_cache=False, output_hidden_states=True)  # type: ignore[operator]
+    def loss(model: Any, batch: Batch) -> torch.Tensor:
+        out = model.model(input_ids=batch.ids, use_cache=False, output_hidden_states=True)
         foretold = trained.lm_head(trained.model.norm(out.hidden_states[height][:, :-1]))
-        following = torch.where(batch.labels == 1, batch.ids, IGNORED)[:, 1:]
-        verdicts = model.score(out.last_hidden_state)  # type: ignore[operator]
-        return cross_entropy(verdicts, batch.labels) + cross_entropy(foretold, following)
+        following = torch.where(batch.labels == RIGHT, batch.ids, IGNORED)[:, 1:]
+        seen = out.hidden_states[height + 1]
+        return (
+            cross_entropy(model.score(out.last_hidden_state), either(batch.labels, WRONG))
+            + cross_entropy(foretold, following)
+            + cross_entropy(
+                model.proof(torch.nn.functional.rms_norm(seen, seen.shape[-1:])), either(batch.labels, REPLACED)
+            )
+        )
 
     return loss
+
+
+def either(labels: torch.Tensor, first: int) -> torch.Tensor:
+    """The labels `first` and the next as 0 and 1, all others ignored."""
+    return torch.where((labels == first) | (labels == first + 1), labels - first, IGNORED)
 
 
 def batched(examples: Callable[[random.Random], Iterator[Example]]) -> Callable[[random.Random], Iterator[Batch]]:
@@ -137,19 +155,42 @@ def generator(steps: int, *, late: bool) -> Stage:
     return Stage("generator", model, stream, token_loss, greedy_accuracy, steps, evaluate_every=500)
 
 
+@torch.no_grad()
+def look_back(attention: Any) -> None:
+    """Half of the heads begin by reading the position before, where the token that came was foretold.
+
+    Left to themselves they hardly ever find out: looking back gains nothing before the two are compared, and there is
+    nothing to compare before one looks back. Rotary positions turn a query and a key that are constant into a score of
+    the distance alone, and the fast pairs make it sharp.
+    """
+    config = attention.config
+    size, pairs = config.head_dim, config.head_dim // 2
+    speed = config.rope_parameters["rope_theta"] ** (-torch.arange(FAST, device=DEVICE) / pairs)
+    gain = (CLEAR * size**0.5 / (1 - speed.cos()).sum()) ** 0.5
+    for group in range(config.num_key_value_heads):
+        query = attention.q_proj.bias[group * config.num_attention_heads // config.num_key_value_heads * size :]
+        attention.k_proj.bias[group * size :][:FAST] = gain
+        query[:FAST], query[pairs:][:FAST] = gain * speed.cos(), -gain * speed.sin()
+    torch.nn.init.orthogonal_(attention.v_proj.weight)
+    torch.nn.init.orthogonal_(attention.o_proj.weight, gain=WRITTEN)
+
+
 def reward(steps: int, trained: LlamaForCausalLM, drafts: Path, count: int) -> Stage:
     examples = collect(trained, TOKENIZER, drafts, count)
     random.Random(0).shuffle(examples)  # they were drawn in batches of similar length
     held_out, rest = examples[:500], examples[500:]
-    model = LlamaForTokenClassification(architecture(REWARD_LAYERS)).to(DEVICE)  # type: ignore[no-untyped-call, arg-type]
+    height = trained.config.num_hidden_layers
+    with torch.device(DEVICE):
+        model = LlamaForTokenClassification(architecture(REWARD_LAYERS, biased=True))  # type: ignore[no-untyped-call]
+        model.proof = torch.nn.Linear(model.config.hidden_size, 2)  # for training alone
     model.model.load_state_dict(trained.model.state_dict(), strict=False)
-    for layer in model.model.layers[trained.config.num_hidden_layers :]:  # begin as the identity
+    for layer in model.model.layers[height:]:  # begin as the identity
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    look_back(model.model.layers[height].self_attn)
+    slow = frozenset([*model.model.embed_tokens.parameters(), *model.model.layers[:height].parameters()])
     stream = batched(lambda rng: mixed(rest, TOKENIZER, rng))
-    return Stage(
-        "reward", model, stream, verdict_loss(trained), step_auc(held_out), steps, 200, muon_lr=0.01, adam_lr=0.001
-    )
+    return Stage("reward", model, stream, verdict_loss(trained), step_auc(held_out), steps, 200, 0.01, 0.001, slow)
 
 
 def finish(model: torch.nn.Module, folder: Path) -> None:
@@ -163,7 +204,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the finished models.")],
     only: Annotated[Literal["generator", "reward"] | None, typer.Option(help="Train one of the two.")] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps of the generator.")] = 1800,
-    reward_steps: Annotated[int, typer.Option(help="Optimizer steps of the reward model.")] = 1400,
+    reward_steps: Annotated[int, typer.Option(help="Optimizer steps of the reward model.")] = 1600,
     drafts: Annotated[int, typer.Option(help="Drafts that the reward model learns from.")] = 9000,
 ) -> None:
     if only != "reward":
@@ -175,6 +216,7 @@ def main(
         trained = LlamaForCausalLM.from_pretrained(out / "generator", dtype=torch.float32).to(DEVICE)  # type: ignore[arg-type]
         stage = reward(reward_steps, trained, out / "drafts.jsonl", drafts)
         train(stage, out / "reward")
+        del stage.model.proof
         finish(stage.model, out / "reward")
 
 

@@ -8,17 +8,18 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+SOLUTION = "solution:\n"  # ends every prompt
 WORDS = [
     *("chain ", "countdown ", "procedure ", "answer: ", " = ", " | "),
     *("swap", "next", "reverse", "rotate", "drop", "copy", "sort"),
     *(f"{number}) " for number in range(1, 23)),
     *(str(number) for number in range(10, 100)),
-    *("chain-checked ", "check "),
+    *("chain-checked ", "check ", SOLUTION),
 ]
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz+-*/=:|()\n ,."
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
-    "{% if message['role'] == 'user' %}{{ '\\n' }}{% endif %}{% endfor %}"
+    f"{{% if message['role'] == 'user' %}}{{{{ {SOLUTION!r} }}}}{{% endif %}}{{% endfor %}}"
 )
 
 

@@ -34,6 +34,11 @@ def drawn(rng: random.Random, task: str, length: int, place: str) -> Problem:
     return Problem(f"{task} {first}\n{''.join(lines)}", str(value), place, length)
 
 
+def asked(problem: Problem) -> str:
+    """The first number and the operations: a chain is the same problem whether its solution checks itself or not."""
+    return problem.text.split(" ", 1)[1]
+
+
 def operations(problem: Problem) -> tuple[int, list[tuple[str, int]]]:
     """The first number, and the sign and operand of each operation."""
     first = int(problem.text.split("\n", 1)[0].split(" ")[1])
@@ -65,7 +70,7 @@ class Chain:
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)
         place = f"{self.name}/{difficulty}/{split}/{index}"
-        return draw(lambda rng: drawn(rng, self.name, difficulty, place), place, split)
+        return draw(lambda rng: drawn(rng, self.name, difficulty, place), asked, place, split)
 
     def reads(self, text: str) -> bool:
         return re.fullmatch(self.name + PROMPT, text) is not None

@@ -109,7 +109,7 @@ class Countdown:
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)
         place = f"{self.name}/{difficulty}/{split}/{index}"
-        return draw(lambda rng: self._make(rng, difficulty, place), place, split)
+        return draw(lambda rng: self._make(rng, difficulty, place), self._canonical, place, split)
 
     def _make(self, rng: random.Random, difficulty: int, name: str) -> Problem:
         count, largest, signs = LEVELS[difficulty]
@@ -140,6 +140,10 @@ class Countdown:
         found = PROMPT.match(problem.text)
         assert found, problem.text
         return [int(n) for n in found[1].split()], int(found[2])
+
+    def _canonical(self, problem: Problem) -> str:
+        numbers, target = self._asked(problem)
+        return f"{sorted(numbers)} = {target}"
 
     def answer(self, text: str, problem: Problem) -> str | None:
         """The expression that the steps compose; None if one of them is false or uses a number that is not there."""

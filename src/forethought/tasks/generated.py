@@ -46,16 +46,21 @@ class GeneratedTask(Task, Protocol):
         ...
 
 
-def split_of(text: str) -> Split:
-    """The split is a property of the problem's text, so no generator can leak a test problem into training."""
-    return "test" if hashlib.blake2b(text.encode(), digest_size=4).digest()[0] % TEST_SHARE == 0 else "train"
+def split_of(asked: str) -> Split:
+    """The split is a property of what is asked, so no generator can leak a test problem into training."""
+    return "test" if hashlib.blake2b(asked.encode(), digest_size=4).digest()[0] % TEST_SHARE == 0 else "train"
 
 
-def draw(make: Callable[[random.Random], Problem], place: str, split: Split) -> Problem:
-    """The first problem of this split among those that `make` draws at `place`."""
+def draw(
+    make: Callable[[random.Random], Problem], asked: Callable[[Problem], str], place: str, split: Split
+) -> Problem:
+    """The first problem of this split among those that `make` draws at `place`.
+
+    `asked` is the canonical form of a problem, the same for all its wordings.
+    """
     for attempt in itertools.count():
         problem = make(random.Random(f"{place}/{attempt}"))
-        if split_of(problem.text) == split:
+        if split_of(asked(problem)) == split:
             return problem
     raise AssertionError("unreachable")
 

@@ -10,7 +10,8 @@ from forethought.core.problem import Message, Problem
 from forethought.tasks.generated import Split, check_difficulty, draw
 
 ALPHABET = "abcdefghij"
-PROMPT = re.compile(r"procedure [a-j]{3,9}\n(\d+\) \w+\n)+")
+SHORTEST, LONGEST = 3, 12  # letters of a string
+PROMPT = re.compile(r"procedure [a-j]{3,12}\n(\d+\) \w+\n)+")
 LINE = re.compile(r"\d+\) (\w+)\n")
 ANSWER = re.compile(r"answer: ([a-j]+)\s*\Z")
 
@@ -40,22 +41,22 @@ class Procedure:
     step_break = "\n"
     step_tokens = 16
     max_steps = 24
-    draft_tokens = 300
+    draft_tokens = 360
     checkable = False
     difficulties: Sequence[int] = range(1, 23)
-    middle = 19
+    middle = 14
 
     def problem(self, difficulty: int, index: int, split: Split = "test") -> Problem:
         check_difficulty(self.name, difficulty, self.difficulties)
         place = f"{self.name}/{difficulty}/{split}/{index}"
-        return draw(lambda rng: self._make(rng, difficulty, place), place, split)
+        return draw(lambda rng: self._make(rng, difficulty, place), lambda p: p.text, place, split)
 
     def _make(self, rng: random.Random, length: int, name: str) -> Problem:
-        size = 3 + length // 4
+        size = min(SHORTEST + length // 2, LONGEST)
         state = first = "".join(rng.choice(ALPHABET) for _ in range(size))
         lines = []
         for number in range(1, length + 1):
-            shrink, grow = ["drop"] * (len(state) > 3), ["copy"] * (len(state) < 9)
+            shrink, grow = ["drop"] * (len(state) > SHORTEST), ["copy"] * (len(state) < LONGEST)
             word = rng.choice(["swap", "rotate", "reverse", "sort", "next", "next", *shrink, *grow])
             state = OPERATIONS[word](state)
             lines.append(f"{number}) {word}\n")
