@@ -564,7 +564,7 @@ def test_bench_measures_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     began = time.perf_counter()
     assert told(*words)["rows"] == rows
     assert time.perf_counter() - began < 2
-    assert "95% interval" in forethought(*words).stdout
+    assert "95% CI" in forethought(*words).stdout
     one_line(forethought("runs", tmp_path / "run.sqlite", "--resume", 1), "belongs to a bench")
 
 

@@ -20,12 +20,12 @@ from forethought.solving import Parts, populate
 from forethought.tasks import generated_task
 from forethought.verifiers import verifiers
 
-CONTENDERS = [
+CONTENDERS = [  # twelve drafts at once each: sixteen take 90 s on two cores on a slow day
     ("greedy", "first"),
-    ("sample(n=16)", "majority"),
-    ("sample(n=16)", "best"),
-    ("beam(width=4, expand=4)", "best"),
-    ("particle-filter(n=16)", "weighted"),
+    ("sample(n=12)", "majority"),
+    ("sample(n=12)", "best"),
+    ("beam(width=4, expand=3)", "best"),
+    ("particle-filter(n=12)", "weighted"),
 ]
 PROBLEMS, TREE = 30, "beam(width=3, expand=3)"
 

@@ -44,7 +44,7 @@ def cell(value: object) -> str:
 
 def bench_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
     """Accuracy with its interval, and what it cost."""
-    made = table(("method", "selection", "accuracy", "95% interval", "tokens", "verifier", "wall s"), [], title)
+    made = table(("method", "selection", "accuracy", "95% CI", "tokens", "verifier", "wall s"), [], title)
     for row in rows:
         mark = " (oracle)" if row["oracle"] else ""
         failed = f" ({row['failures']} failed)" if row["failures"] else ""
@@ -52,7 +52,7 @@ def bench_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> 
             short(row["method"]),
             short(row["selection"], selections) + mark,
             f"{row['accuracy']:.1%}{failed}",
-            f"{row['low']:.1%} to {row['high']:.1%}",
+            f"{100 * row['low']:.0f} to {row['high']:.0%}",
             f"{row['mean']['new_tokens']:,.0f}",
             f"{row['mean']['verifier_tokens']:,.0f}",
             "-" if row["wall_seconds"] is None else f"{row['wall_seconds']:.1f}",
