@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import trio.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from forethought.core.budget import ENTRIES, Account, Budget, amount
@@ -498,7 +498,11 @@ def test_many_random_programs(execution: Execution, noise: tuple[int, int], cut:
     check_schedules(execution, noise, cut)
 
 
+RACES = Then((Step(3), Fork(4), Step(4), Every(Race(1, 1))))  # one is over when time is, behind three that are not
+
+
 @cases(50)
+@example(Execution(RACES, Budget({"seconds": 1.75}), 2, streams=False, pace=0.1, ordered=False), 0, 0.0)
 @given(TIMED, st.integers(0, 10**6), st.floats(0, 1))
 def test_random_programs_against_the_clock(execution: Execution, noise: int, cut: float) -> None:
     check_time(execution, noise, cut)

@@ -159,6 +159,20 @@ async def test_what_had_not_begun_when_time_was_over_does_not_begin_in_a_replay(
     assert replay.physical_calls == 0
 
 
+async def test_only_a_deadline_decides_for_later_lives_what_does_not_begin() -> None:
+    """Not a run that was stopped: it goes on, and all that it had before it begins."""
+    extend, stop, trace = Extend(World(random.Random(0)), 3), anyio.CancelScope(), MemoryTrace()
+
+    async def kernel(particle: Particle[str], at: Scope) -> Particle[str]:
+        stop.cancel()
+        return await extend(particle, at)
+
+    with stop, Scope.root(Run(trace=trace)).limit(Budget({"seconds": 60})) as inner:
+        await each([Particle("")] * 64, kernel, inner)
+    assert stop.cancelled_caught
+    assert {event.kind for event in trace.events} == {"wave", "sample cancelled"}
+
+
 async def test_a_replay_takes_over_all_that_was_recorded_behind_what_was_in_flight() -> None:
     async def life(run: Run) -> tuple[list[str], Cost]:
         slow, quick = Extend(World(random.Random(0), pace=9.0), 3), Extend(World(random.Random(0)), 3)

@@ -6,14 +6,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from forethought.core.cost import Cost
 from forethought.core.errors import ForethoughtError, ModelError
-from forethought.core.scope import Call, Scope
+from forethought.core.scope import Call, Run, Scope
 from forethought.core.trace import Event
 
 R = TypeVar("R")
 Data = Mapping[str, Any]
+QUIET = 16  # passes of the event loop without a replayed call after which none is on its way: each fan-out on the way takes 2
 
 
 async def bought(
@@ -72,6 +74,7 @@ def _replay(at: Scope, event: Event, key: Data, decode: Callable[[Data, Cost], R
 
 
 def _recharge(at: Scope, event: Event) -> None:
+    at.run.replayed += 1
     at.run.clock.advance(event.start + event.cost.seconds)
     at.account.charge(event.cost)
 
@@ -80,8 +83,18 @@ async def _cut_off(at: Scope, over: Event, call: Event | None) -> None:
     """In an earlier life the time was over here: what was in flight then is charged, and nothing is asked again."""
     if call is not None:
         at.account.charge(call.cost)
+    await _all_replayed(at.run)
     at.run.clock.advance(over.start)
     await anyio.sleep_forever()  # the deadline has passed, or will as soon as it had then
+
+
+async def _all_replayed(run: Run) -> None:
+    """Until all that was bought before the time was over is replayed: fan-outs in fan-outs take passes to get there."""
+    quiet = 0
+    while quiet < QUIET:
+        before = run.replayed
+        await anyio.lowlevel.checkpoint()
+        quiet = quiet + 1 if run.replayed == before else 0
 
 
 async def _charge_unfinished(at: Scope, kind: str, call: Call, start: float, bound: Cost, error: BaseException) -> None:

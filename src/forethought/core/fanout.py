@@ -58,7 +58,6 @@ class FanOut(Generic[S]):
         self._unmoved = spent_before(self._refusal, "refused") | spent_before(self._race, "late")
         if at.over is not None:
             self._unmoved |= spent_before(at.run.trace.recorded(self._here, "left"), "left")
-        self._resumed = False
 
     async def move_all(self) -> None:
         """Move all that fit. An error of a kernel is raised alone, after its siblings are cancelled."""
@@ -109,9 +108,8 @@ class FanOut(Generic[S]):
         """Before anything is sent: so a later life knows which calls may have been in flight."""
         place, trace = (*self._here, wave[0]), self._at.run.trace
         earlier = trace.recorded(place, "wave")
-        self._resumed = earlier is not None
         for i in wave:
-            self.places[i].resumed = self._resumed
+            self.places[i].resumed = earlier is not None
         if earlier is None:
             await trace.write(Event(place, "wave", self._at.run.clock.now(), ZERO, {"size": len(wave)}))
 
@@ -159,8 +157,9 @@ class FanOut(Generic[S]):
     async def _run(self, wave: Sequence[int]) -> None:
         async with anyio.create_task_group() as tasks:
             crew = Crew(wave, lambda i: self._move_one(i, tasks.cancel_scope), tasks.cancel_scope)
+            resumed = any(self.places[i].resumed for i in wave)
             try:  # what an earlier life has recorded is all taken over before the clock shows that its time was over
-                await crew.hire(tasks.start_soon, len(wave) if self._resumed else FIRST)
+                await crew.hire(tasks.start_soon, len(wave) if resumed else FIRST)
             except anyio.get_cancelled_exc_class():
                 self._leave(crew.queue)
                 raise
@@ -168,8 +167,8 @@ class FanOut(Generic[S]):
             raise self._error
 
     def _leave(self, queue: Sequence[int]) -> None:
-        """Time may be over: those that had not begun by then do not begin in a later life either."""
-        if queue and not self._won and self._error is None:
+        """Those that had not begun when time was over do not in a later life either; where the run was stopped they do."""
+        if queue and any(deadline.cancel_called for deadline in self._at.run.clock.deadlines):
             self._note("left", {"left": [*queue], "spent": self._spent(queue)})
 
     async def _move_one(self, i: int, siblings: anyio.CancelScope) -> None:

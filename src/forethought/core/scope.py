@@ -101,6 +101,7 @@ class Run:
     ordered: bool = True
     seconds: float = math.inf
     physical_calls: int = 0
+    replayed: int = 0  # calls whose result an earlier life had bought
     again: list[Path] = field(default_factory=list)  # calls in flight when an earlier life ended, issued again
     dropped: int = 0
     short: bool = False  # the budget cut a draft, a race or a round of grading short
