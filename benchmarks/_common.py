@@ -1,8 +1,10 @@
-"""What all benchmarks share: repetitions in turn, the table, the description of the machine, the file."""
+"""What all benchmarks share: repetitions in turn, the table, the description of the machine, files of what is done."""
 
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import json
 import os
 import platform
@@ -16,6 +18,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from forethought.reasoner.loader import folder
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -98,6 +102,23 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What a JSON file holds; where there is none, what `make` gives, which is stored there, whole or not at all."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(make()) + "\n")
+        part.rename(path)
+    return json.loads(path.read_text())
+
+
+@functools.cache
+def reasoner_weights() -> str:
+    """What both embedded models are, by their bytes."""
+    files = (folder("generator") / "model.safetensors", folder("reward") / "model.safetensors")
+    return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=8).hexdigest()
 
 
 def options(doc: str, repetitions: int = REPETITIONS) -> argparse.ArgumentParser:

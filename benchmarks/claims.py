@@ -19,8 +19,8 @@ from _claims.claim import Claim
 from _claims.claims import CLAIMS
 from _claims.curves import Curve
 from _claims.ladders import FROZEN, LADDERS, Choice, Ladder, choice_of, frozen
-from _claims.records import AXES, Job, cpu_seconds, done, jobs, missing, run_all, weights
-from _common import RESULTS, ROOT, cpu_model
+from _claims.records import AXES, Job, cpu_seconds, done, jobs, missing, run_all
+from _common import RESULTS, ROOT, cpu_model, reasoner_weights
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -126,7 +126,7 @@ def choose(claims: Sequence[Claim], store: Path, workers: int, problems: Mapping
     chosen = {n: {"temperature": t, "select": s, "accuracy": scores[n][t, s]} for n, (t, s) in best.items()}
     mixture = ", ".join(f"{problems[task]} of {task}" for task in dict.fromkeys(job.task for job in todo))
     how = f"best mean accuracy at the middle size over train problems ({mixture}); ties to the lower temperature"
-    told = {"how": how, "weights": weights(), "chosen": {**kept, **chosen}}
+    told = {"how": how, "weights": reasoner_weights(), "chosen": {**kept, **chosen}}
     path.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 
@@ -174,7 +174,7 @@ def main(
         "families": ", ".join(f"{count} of {task} {GENERATED[task].middle}" for task, count in families.items()),
         "cpu_minutes": sum(cpu_seconds(job, store) for job in todo) / 60,
         "machine": f"{cpu_model()}, {workers or 1} processes",
-        "weights": weights(),
+        "weights": reasoner_weights(),
     }
     page.write(found, curves, {ladder.name: choice for ladder, choice in wanted.items()}, sizes, out, told)
     page.as_json(found, curves, sizes, told, result)

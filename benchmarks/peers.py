@@ -25,8 +25,7 @@ from typing import Annotated, Any
 import anyio
 import numpy as np
 import typer
-from _claims.records import weights
-from _common import RESULTS, ROOT, interleaved, machine, ratios
+from _common import RESULTS, ROOT, interleaved, kept, machine, ratios, reasoner_weights
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -143,17 +142,10 @@ def paired(name: str, n: int, task: GeneratedTask, count: int, done: Callable[[i
     return {"solved": solved, "seconds": seconds}
 
 
-def kept(store: Path, place: Sequence[object], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the store has of a pair on a family, else what `measure` finds, which is stored."""
-    told = json.dumps([*place, PINS, TOKENS, TEMPERATURE, AT_ONCE, weights()])
-    path = store / f"{blake2b(told.encode(), digest_size=12).hexdigest()}.json"
-    if not path.exists():
-        part = path.with_suffix(".part")
-        store.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(measure()) + "\n")
-        part.rename(path)
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+def file(*place: object) -> str:
+    """The name of what is found at a place, by all that it depends on."""
+    told = json.dumps([*place, PINS, TOKENS, TEMPERATURE, AT_ONCE, reasoner_weights()])
+    return f"{blake2b(told.encode(), digest_size=12).hexdigest()}.json"
 
 
 def row(name: str, n: int, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -258,7 +250,7 @@ def main(
             for family, count in counts.items():
                 tell = partial(bars.advance, bar)
                 measure = partial(paired, name, n, GENERATED[family], count, tell)
-                found.append(kept(store, (name, n, family, count), measure))
+                found.append(kept(store / file(name, n, family, count), measure))
                 bars.update(bar, completed=sum(len(one["solved"]["ours"]) for one in found))
             rows.append(row(name, n, found))
     show(rows, zero)

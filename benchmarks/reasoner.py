@@ -7,7 +7,6 @@ run that is cut off goes on where it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 import anyio
 import numpy as np
 import typer
+from _common import RESULTS, ROOT, kept, reasoner_weights
 from numpy.typing import NDArray
 
 from forethought.bench.stats import area_under_curve
@@ -33,25 +33,7 @@ from forethought.tasks import GENERATED
 from forethought.tasks.generated import GeneratedTask
 from forethought.verifiers.process import reward_model
 
-HERE = Path(__file__).parent
 DRAWS = 64
-Kept = Callable[[str, Callable[[], Any]], Any]
-
-
-def storage(path: Path) -> Kept:
-    """What a file already has under a name, else what is made now, and stored."""
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-
-    def value(name: str, make: Callable[[], Any]) -> Any:
-        if name not in found:
-            found[name] = make()
-            sys.stderr.write(f"{name}: {json.dumps(found[name])[:120]}\n")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".new").write_text(json.dumps(found))
-            path.with_suffix(".new").replace(path)
-        return found[name]
-
-    return value
 
 
 async def drafts(task: GeneratedTask, problems: list[Problem], each: int, temperature: float) -> list[list[Draft]]:
@@ -179,7 +161,14 @@ def reward(task: GeneratedTask, difficulty: int, count: int) -> dict[str, Any]:
     }
 
 
-def measure(count: int, of: Kept) -> dict[str, Any]:
+def measure(count: int, store: Path) -> dict[str, Any]:
+    """All numbers; each table that is done is a file of `store`."""
+
+    def of(name: str, make: Callable[[], Any]) -> Any:
+        found = kept(store / f"{name}.json", make)
+        sys.stderr.write(f"{name}: {json.dumps(found)[:120]}\n")
+        return found
+
     found: dict[str, Any] = {"problems": count, "greedy": {}, "middle": {}, "pass@k": {}, "votes": {}, "reward": {}}
     for name, task in GENERATED.items():
         dial = {d: of(f"{name} {d}", partial(greedy, task, d, count)) for d in task.difficulties}
@@ -246,17 +235,15 @@ def page(found: dict[str, Any]) -> str:
 
 def main(
     problems: Annotated[int, typer.Option(help="Problems a point.")] = 500,
-    result: Annotated[Path, typer.Option(help="Where the numbers go.")] = HERE / "results" / "reasoner.json",
+    result: Annotated[Path, typer.Option(help="Where the numbers go.")] = RESULTS / "reasoner.json",
 ) -> None:
-    models = [folder(which) / "model.safetensors" for which in ("generator", "reward")]
-    name = hashlib.blake2b(b"".join(file.read_bytes() for file in models), digest_size=8).hexdigest()
-    found = measure(problems, storage(HERE.parent / "build" / "reasoner" / f"{name}-{problems}.json"))
+    found = measure(problems, ROOT / "build" / "reasoner" / f"{reasoner_weights()}-{problems}")
     found["model"] = str(folder("generator").name)
     result.parent.mkdir(exist_ok=True)
     result.write_text(json.dumps(found, indent=2) + "\n")
-    doc = HERE.parent / "docs" / "reasoner.md"
-    kept = doc.read_text().split("<!-- measured -->")[0] if doc.exists() else "# The embedded models\n\n"
-    doc.write_text(f"{kept}<!-- measured -->\n\n{page(found)}")
+    doc = ROOT / "docs" / "reasoner.md"
+    text = doc.read_text().split("<!-- measured -->")[0] if doc.exists() else "# The embedded models\n\n"
+    doc.write_text(f"{text}<!-- measured -->\n\n{page(found)}")
 
 
 if __name__ == "__main__":

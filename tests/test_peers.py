@@ -71,10 +71,10 @@ def test_a_pair_that_is_done_is_not_measured_again(tmp_path):
         asked.append("once")
         return {"solved": {}, "seconds": {"ours": 1.5}}
 
-    first = peers.kept(tmp_path / "store", ("beam", 16, "chain", 75), measure)
-    assert peers.kept(tmp_path / "store", ("beam", 16, "chain", 75), measure) == first
+    first = peers.kept(tmp_path / peers.file("beam", 16, "chain", 75), measure)
+    assert peers.kept(tmp_path / peers.file("beam", 16, "chain", 75), measure) == first
     assert len(asked) == 1
-    peers.kept(tmp_path / "store", ("beam", 16, "chain", 50), measure)
+    peers.kept(tmp_path / peers.file("beam", 16, "chain", 50), measure)
     assert len(asked) == 2
 
 

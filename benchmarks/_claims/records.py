@@ -6,7 +6,6 @@ goes on where it was, and nothing is mixed with what another model made.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from _common import kept, reasoner_weights
 
 from forethought.assembly import by_of
 from forethought.bench.prefix import Reading, as_made, drafted, with_grades
@@ -31,7 +31,6 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Seeded
 from forethought.core.trace import MemoryTrace
 from forethought.methods import By, methods
-from forethought.reasoner.loader import folder
 from forethought.selection import selections, wants_grades
 from forethought.solving import Made, Parts, check
 from forethought.tasks import generated_task
@@ -62,15 +61,8 @@ class Job:
 
     @property
     def key(self) -> str:
-        told = json.dumps([asdict(self), weights(), AXES], sort_keys=True)
+        told = json.dumps([asdict(self), reasoner_weights(), AXES], sort_keys=True)
         return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
-
-
-@functools.cache
-def weights() -> str:
-    """What both models are, by their bytes."""
-    files = (folder("generator") / "model.safetensors", folder("reward") / "model.safetensors")
-    return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=8).hexdigest()
 
 
 def missing(ladder: Ladder, choice: Choice, select: Iterable[str]) -> str | None:
@@ -160,13 +152,13 @@ def weight(job: Job) -> int:
 
 
 def run(job: Job, store: Path) -> None:
+    kept(store / f"{job.key}.json", lambda: {"job": asdict(job), "weights": reasoner_weights(), **timed(job)})
+
+
+def timed(job: Job) -> dict[str, Any]:
     start = time.process_time()
     records = anyio.run(_records, job)
-    told = {"job": asdict(job), "weights": weights(), "cpu_seconds": time.process_time() - start, "records": records}
-    path = store / f"{job.key}.json"
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(told) + "\n")
-    part.rename(path)
+    return {"cpu_seconds": time.process_time() - start, "records": records}
 
 
 async def _records(job: Job) -> list[dict[str, Any]]:
