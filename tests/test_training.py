@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForTokenClassification
+from transformers import LlamaForCausalLM, LlamaForTokenClassification
 
 from forethought.reasoner import loop
 from forethought.reasoner.drafts import OWN, REPLACED, RIGHT, WRONG, label, replaced
-from forethought.reasoner.examples import IGNORED, prompt_ids
-from forethought.reasoner.train import TOKENIZER, architecture, either, look_back
+from forethought.reasoner.examples import IGNORED, Batch, prompt_ids
+from forethought.reasoner.train import TOKENIZER, architecture, either, look_back, proofread
 from forethought.reasoner.vocabulary import EOS
 from forethought.tasks import GENERATED
 
@@ -60,6 +60,19 @@ def test_either_reads_two_labels_and_no_others() -> None:
     labels = torch.tensor([IGNORED, WRONG, RIGHT, REPLACED, OWN])
     assert either(labels, WRONG).tolist() == [IGNORED, 0, 1, IGNORED, IGNORED]
     assert either(labels, REPLACED).tolist() == [IGNORED, IGNORED, IGNORED, 0, 1]
+
+
+def test_tokens_of_a_draft_are_own_where_the_generator_holds_them_most_likely() -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(architecture(1))  # type: ignore[no-untyped-call]
+    ids = [5]
+    for _ in range(5):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    ids[3] += 1
+    drafted = Batch(torch.tensor([ids[:4]]), torch.tensor([[IGNORED, RIGHT, RIGHT, WRONG]]))
+    assert proofread(model, drafted).tolist() == [[IGNORED, 1, 1, 0]]
+    replaced = Batch(drafted.ids, torch.tensor([[IGNORED, REPLACED, OWN, OWN]]))
+    assert proofread(model, replaced).tolist() == [[IGNORED, 0, 1, 1]]
 
 
 def test_the_first_added_layer_looks_back() -> None:

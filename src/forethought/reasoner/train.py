@@ -67,10 +67,10 @@ def token_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def verdict_loss(trained: LlamaForCausalLM) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
-    """Of the verdicts; of the next token of right steps where the generator ends; of exchanged tokens one layer above.
+    """Of the verdicts; of the next token of right steps where the generator ends; of each token's own one, one layer above.
 
     The second keeps what should come next in sight of the layers above. The third teaches them to compare it with what
-    came: one wrong token in a draft is too little to learn that from.
+    came: the first wrong token of a draft is too little to learn that from.
     """
     height = trained.config.num_hidden_layers
     trained.requires_grad_(False)
@@ -80,15 +80,23 @@ def verdict_loss(trained: LlamaForCausalLM) -> Callable[[torch.nn.Module, Batch]
         foretold = trained.lm_head(trained.model.norm(out.hidden_states[height][:, :-1]))
         following = torch.where(batch.labels == RIGHT, batch.ids, IGNORED)[:, 1:]
         seen = out.hidden_states[height + 1]
+        proof = model.proof(torch.nn.functional.rms_norm(seen, seen.shape[-1:]))
         return (
             cross_entropy(model.score(out.last_hidden_state), either(batch.labels, WRONG))
             + cross_entropy(foretold, following)
-            + cross_entropy(
-                model.proof(torch.nn.functional.rms_norm(seen, seen.shape[-1:])), either(batch.labels, REPLACED)
-            )
+            + cross_entropy(proof, proofread(trained, batch))
         )
 
     return loss
+
+
+@torch.no_grad()
+def proofread(trained: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Of each token, 1 if it is the own one: as labelled, or in a draft the one that the generator holds most likely."""
+    likeliest = trained(input_ids=batch.ids, use_cache=False).logits[:, :-1].argmax(-1)
+    own = torch.nn.functional.pad((likeliest == batch.ids[:, 1:]).long(), (1, 0))
+    drafted = (batch.labels == WRONG) | (batch.labels == RIGHT)
+    return torch.where(drafted, own, either(batch.labels, REPLACED))
 
 
 def either(labels: torch.Tensor, first: int) -> torch.Tensor:
