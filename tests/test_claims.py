@@ -28,7 +28,10 @@ from forethought.core.budget import Budget  # noqa: E402
 from forethought.core.draft import ROOT, Draft  # noqa: E402
 from forethought.core.scope import Run, Seeded  # noqa: E402
 from forethought.methods import methods  # noqa: E402
+from forethought.methods.simulate import Search  # noqa: E402
 from forethought.tasks import GENERATED  # noqa: E402
+
+from .ladder import climb  # noqa: E402
 
 AXES = ("new_tokens", "verifier_tokens", "calls", "verifier_calls", "kv_tokens")
 
@@ -156,6 +159,25 @@ def test_every_claim_reads_ladders_of_four_sizes_or_more():
     for claim in CLAIMS:
         for name in claim.ladders:
             assert len(LADDERS[name].sizes) >= 4
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["mcts", "ab-mcts-a", "ab-mcts-m"])
+async def test_a_tree_search_goes_below_its_root_at_every_size(name, monkeypatch):
+    """Else its smallest sizes would be repeated sampling under another name."""
+    simulate, deep = Search.simulate, 0
+
+    async def watched(search, leaves, at):
+        nonlocal deep
+        deep += sum(leaf is not search.root for leaf in leaves)
+        return await simulate(search, leaves, at)
+
+    monkeypatch.setattr(Search, "simulate", watched)
+    for size in LADDERS[name].sizes:
+        deep = 0
+        for seed in range(10):
+            await climb(LADDERS[name].method(size, 0.8), seed)
+        assert deep > 0
 
 
 def test_ladders_that_read_one_run_share_it():

@@ -16,6 +16,7 @@ TEMPERATURES = (0.6, 0.8, 1.0)
 VOTES = ("majority", "weighted", "best")
 SIZES = (2, 4, 8, 16)
 SMALL = (2, 3, 4, 8)
+DEEP = (6, 8, 16, 32)  # a tree search with fewer drafts is a sample: it has not gone below its root yet
 SAMPLES = (1, 2, 4, 8, 16, 32)
 
 
@@ -74,6 +75,7 @@ def checked(ladder: Ladder) -> Ladder:
 
 WIDE = "(width={width}, expand={expand}, temperature={t})"
 PLAIN = "(n={n}, temperature={t})"
+ONE_BY_ONE = "(n={n}, batch=1, temperature={t})"  # as published
 
 LADDERS: Mapping[str, Ladder] = {
     ladder.name: ladder
@@ -92,9 +94,9 @@ LADDERS: Mapping[str, Ladder] = {
         Ladder("a-star", "a-star" + PLAIN, ("majority",), (4, 8, 16, 32)),
         Ladder("early-rejection", "early-rejection" + WIDE, sizes=SMALL),
         Ladder("best-first", "best-first(nodes={n})", ("majority",), sizes=(4, 8, 16, 32), tasks=("countdown",)),
-        Ladder("mcts", "mcts" + PLAIN),
-        Ladder("ab-mcts-a", "ab-mcts-a" + PLAIN),
-        Ladder("ab-mcts-m", "ab-mcts-m" + PLAIN),
+        Ladder("mcts", "mcts" + PLAIN, sizes=DEEP),
+        Ladder("ab-mcts-a", "ab-mcts-a" + ONE_BY_ONE, sizes=DEEP),
+        Ladder("ab-mcts-m", "ab-mcts-m" + ONE_BY_ONE, sizes=DEEP),
         Ladder("phi-decoding", "phi-decoding" + WIDE),
         Ladder("self-eval-beam", "self-eval-beam" + WIDE, sizes=SMALL),
         Ladder("particle-filter", "particle-filter" + PLAIN),
