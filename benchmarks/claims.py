@@ -161,12 +161,8 @@ def main(
     todo = jobs(wanted, counts)
     measured(todo, store, workers)
     curves = {ladder.name: curve(ladder, choice, store, todo) for ladder, choice in wanted.items()}
-    found = []
-    for claim in claims:
-        reason = next(
-            (why[name] for name in claim.ladders if name in why), "two problems measure nothing" if quick else None
-        )
-        found.append(page.judged(claim, None if reason else claim.measure(curves), reason))
+    nothing = "two problems measure nothing" if quick else None
+    found = [page.judged(c, curves, next((why[name] for name in c.ladders if name in why), nothing)) for c in claims]
     sizes = {ladder.name: ladder.sizes for ladder in wanted}
     families = {task: counts[task] for ladder in wanted for task in ladder.tasks}
     told = {

@@ -75,11 +75,11 @@ def test_intervals_are_of_problems_within_their_families():
 
 def test_what_a_verdict_says():
     (claim,) = (c for c in CLAIMS if c.name == "filter-beam")
-    verdicts = [
-        page.judged(claim, curves.Estimate(*found), None).verdict for found in ((5, 4, 6), (2, 1.5, 3), (1, 0.5, 2))
-    ]
+    measured = [curves.Estimate(*found) for found in ((5, 4, 6), (2, 1.5, 3), (1, 0.5, 2))]
+    made = [replace(claim, measure=lambda _, m=m: m, where=None) for m in measured]
+    verdicts = [page.judged(one, {}, None).verdict for one in made]
     assert verdicts == ["holds", "holds, smaller than published", "does not hold"]
-    assert page.judged(claim, None, "there is no method").verdict == "not measurable here"
+    assert page.judged(claim, {}, "there is no method").verdict == "not measurable here"
 
 
 def test_first_accepted_draft_in_expectation():
@@ -178,6 +178,12 @@ async def test_a_tree_search_goes_below_its_root_at_every_size(name, monkeypatch
         for seed in range(10):
             await climb(LADDERS[name].method(size, 0.8), seed)
         assert deep > 0
+
+
+def test_a_saving_says_at_which_accuracies_it_is_told():
+    short, long = line(0.05, 0.0, [4, 16]), replace(line(0.05, 0.0, [8, 256]), name="long")
+    assert curves.compared(short, long) == "at 15% to 20%; long goes on to 40%"
+    assert curves.compared(short, short) == "at 10% to 20%"
 
 
 def test_ladders_that_read_one_run_share_it():

@@ -31,6 +31,7 @@ class Claim:
     axis: str = "tokens"
     note: str = ""
     drawn: Callable[[Curves], Sequence[Curve]] | None = None  # the plot's curves, where they are not the ladders
+    where: Callable[[Curves], str] | None = None  # of what part of the ladders the measure tells
 
     def shown(self, found: Curves) -> Sequence[Curve]:
         """The curves of its plot."""
@@ -50,7 +51,8 @@ def saving(
 ) -> Claim:
     """`a` needs fewer tokens than `b` for the same accuracy."""
     measure = lambda found: curves.saving(found[a], found[b], axis)  # noqa: E731
-    return Claim(name, says, source, (a, b), measure, "x", 1.0, published, size, axis, note)
+    where = lambda found: curves.compared(found[a], found[b])  # noqa: E731
+    return Claim(name, says, source, (a, b), measure, "x", 1.0, published, size, axis, note, where=where)
 
 
 def gain(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 DRAWS, SEED, POINTS = 2000, 0, 5
+FURTHER = 0.02  # a difference of best accuracies that is worth a word
 
 
 class Estimate(NamedTuple):
@@ -118,10 +119,24 @@ def saving(a: Curve, b: Curve, axis: str = "tokens") -> Estimate | None:
     """
     a, b = together(a, b)
     (xa, ya), (xb, yb) = a.points(axis), b.points(axis)
-    high = min(ya[0].max(), yb[0].max())
-    low = min(high, max(ya[0].min(), yb[0].min()))
-    levels = np.linspace(low, high, POINTS)
+    levels = np.linspace(*both_reach(ya[0], yb[0]), POINTS)
     return estimate(np.exp((reached(levels, xb, yb) - reached(levels, xa, ya)).mean(axis=1)))
+
+
+def both_reach(a: Floats, b: Floats) -> tuple[float, float]:
+    """The least and the greatest accuracy that both have."""
+    high = min(a.max(), b.max())
+    return min(high, max(a.min(), b.min())), high
+
+
+def compared(a: Curve, b: Curve) -> str:
+    """At which accuracies a saving is told, and how much further one of them goes."""
+    a, b = together(a, b)
+    tops = {curve.name: curve.credit.mean(axis=1).max() for curve in (a, b)}
+    low, high = both_reach(a.credit.mean(axis=1), b.credit.mean(axis=1))
+    further = max(tops, key=tops.__getitem__)
+    at = f"at {low:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"at {low:.0%} to {high:.0%}"
+    return f"{at}; {further} goes on to {tops[further]:.0%}" if tops[further] - high > FURTHER else at
 
 
 def reached(levels: Floats, x: Floats, y: Floats) -> Floats:

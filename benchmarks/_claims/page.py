@@ -39,29 +39,28 @@ generated tasks. What holds for these need not hold for other models, nor the ot
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a claim: `why` says why there is no measure, or what the verdict leaves out."""
+    """What came of a claim: `why` says why there is no measure, or what the verdict leaves out; `where` it was taken."""
 
     claim: Claim
     measured: Estimate | None
     verdict: str
     why: str
+    where: str = ""
 
 
-def judged(claim: Claim, measured: Estimate | None, missing: str | None) -> Found:
-    if missing is not None:
-        return Found(claim, None, "not measurable here", missing)
+def judged(claim: Claim, found: Mapping[str, Curve], missing: str | None) -> Found:
+    """What the curves say of a claim, unless something is `missing`."""
+    measured = None if missing else claim.measure(found)
     if measured is None:
-        return Found(
-            claim, None, "not measurable here", "the ladders share no span of cost, or there is no gain to share"
-        )
+        nothing = "the ladders share no span of cost, or there is no gain to share"
+        return Found(claim, None, "not measurable here", missing or nothing)
+    where = claim.where(found) if claim.where else ""
     if measured.low > claim.better:
-        if claim.size is not None and measured.high < claim.size:
-            return Found(claim, measured, "holds, smaller than published", "")
-        return Found(claim, measured, "holds", "")
-    why = (
-        "the interval lies on the other side" if measured.high < claim.better else "the interval contains no difference"
-    )
-    return Found(claim, measured, "does not hold", why)
+        smaller = claim.size is not None and measured.high < claim.size
+        return Found(claim, measured, "holds, smaller than published" if smaller else "holds", "", where)
+    beyond = measured.high < claim.better
+    why = "the interval lies on the other side" if beyond else "the interval contains no difference"
+    return Found(claim, measured, "does not hold", why, where)
 
 
 def number(value: float, unit: str) -> str:
@@ -81,7 +80,7 @@ def row(found: Found) -> str:
         shown = f"{number(found.measured.value, unit)} {unit}"
         between = f"{number(found.measured.low, unit)} to {number(found.measured.high, unit)}"
     axis = "" if claim.axis == "tokens" else f" (axis: {claim.axis.replace('_', ' ')})"
-    why = "; ".join(part for part in (found.why, claim.note) if part)
+    why = "; ".join(part for part in (found.why, found.where, claim.note) if part)
     link = f"[{claim.name}](claims/{claim.name}.svg)" if found.measured is not None else claim.name
     cells = (link, f"{claim.says}{axis}", claim.source, claim.published, shown, between, found.verdict, why)
     return f"| {' | '.join(cells)} |"
