@@ -90,7 +90,7 @@ async def test_a_fan_out_is_recorded_with_its_model(file: Path) -> None:
 
 
 async def test_everything_comes_back(file: Path) -> None:
-    given = Completion("ä\n", "length", tokens=(3, 4), logprobs=(-0.25, -1e-9), top=({"a": -1.0}, {}))
+    given = Completion("ä\n", "length", tokens=(3, 4), logprobs=(-0.25, -1e-9), top=({"a": -1.0}, {}), vocabulary="v")
     model = Cached(Scripted(lambda prompt, so_far, seed: given), file)
     assert [await model.extend(ASK, Call((), 1)) for _ in range(2)] == [given, given]
     assert model.physical_calls == 1

@@ -89,7 +89,7 @@ async def test_a_hook_stops_where_the_model_is_unsure_and_a_fork_goes_on(local: 
     assert whole.tokens[: len(trunk.tokens)] == trunk.tokens
     assert trunk.top == whole.top[: len(trunk.tokens) + 1]
     text = max(trunk.top[-1], key=trunk.top[-1].__getitem__)
-    draft = Draft(ROOT, trunk.text, trunk.tokens, size=len(trunk.tokens))
+    draft = Draft(ROOT, trunk.text, trunk.tokens, size=len(trunk.tokens), vocabulary=trunk.vocabulary)
     rest = replace(request, draft=draft, max_tokens=40 - draft.size, forced=local.reader.encode(text))
     (likeliest,) = await drawn(local, rest, [0])
     assert (*trunk.tokens, *likeliest.tokens) == whole.tokens

@@ -107,10 +107,36 @@ async def test_stop_strings_of_many_bytes(bytewise: Local, stop: str) -> None:
 
 
 async def test_a_draft_without_ids_is_read_as_text(bytewise: Local) -> None:
-    draft = Draft(Draft(None, "größ"), "er", bytewise.reader.encode("er"))
+    draft = Draft(Draft(None, "größ"), "er", bytewise.reader.encode("er"), vocabulary=bytewise.reader.vocabulary)
     done = await forced(bytewise, bytewise.reader.encode(" 日"), draft)
     assert done.text == " 日"
     assert done.cost.prompt_tokens == len(bytewise.ids(ASK, ROOT)) + len("größer".encode())
+
+
+async def test_ids_of_another_vocabulary_are_read_as_text(bytewise: Local, folder: Path) -> None:
+    """Their ids overlap: all of "12" in bytes are ids of the other model, too, where they stand for other words."""
+    other = Local(folder)
+    said = await forced(bytewise, bytewise.reader.encode("12"))
+    draft = Draft(None, said.text, said.tokens, vocabulary=said.vocabulary)
+    own = other.reader.encode("12")
+    assert set(said.tokens) != set(own)
+    assert max(said.tokens) < tiny.VOCABULARY
+    assert other.ids(ASK, draft)[-len(own) :] == own
+    assert other.ids(ASK, draft)[: -len(own)] == other.ids(ASK, ROOT)
+    assert bytewise.ids(ASK, draft)[-2:] == said.tokens
+    read = await other.loglikelihood(Request(ASK, draft), "3", Call((), 0))
+    plain = await other.loglikelihood(Request(ASK, Draft(None, "12")), "3", Call((), 0))
+    assert read == pytest.approx(plain, abs=1e-5)
+
+
+async def test_models_of_one_vocabulary_take_over_ids_as_they_are(folder: Path, tmp_path: Path) -> None:
+    tiny.generator(tmp_path, seed=1)
+    one, two = Local(folder), Local(tmp_path)
+    pair = tuple(one.reader.encode("1")[0:1] + one.reader.encode("2"))  # which is no way to encode "12"
+    assert pair != one.reader.encode("12")
+    said = await forced(one, pair)
+    draft = Draft(None, said.text, said.tokens, vocabulary=said.vocabulary)
+    assert two.ids(ASK, draft)[-2:] == pair
 
 
 async def test_of_alternatives_that_read_the_same_the_likelier_counts(bytewise: Local) -> None:

@@ -27,6 +27,7 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Call, Scope
 from forethought.methods import By
 from forethought.models.names import model_named
+from forethought.models.reward import RewardModel
 from forethought.models.scripted import Scripted
 from forethought.solving import weights_of
 from forethought.tasks import GENERATED
@@ -192,6 +193,16 @@ async def test_a_local_token_classifier_grades_each_step(tmp_path: Path) -> None
     assert made.value == pytest.approx(float(chances[-1, -1]), abs=1e-5)
     assert cost.verifier_tokens == len(chances)
     assert cost.verifier_tokens <= verifier.bound(WHOLE, ASKED, TASK).verifier_tokens
+
+
+async def test_a_reward_model_reads_the_text_of_ids_that_are_not_its_own(tmp_path: Path) -> None:
+    tiny.classifier(tmp_path, seed=3)
+    model = RewardModel(tmp_path)
+    foreign = Draft(None, WHOLE.text, (7, 8, 9), size=3, finish="end", vocabulary="another")
+    read, cost = await model.grade(TASK.prompt(ASKED), foreign, None)
+    plain, same = await model.grade(TASK.prompt(ASKED), WHOLE, None)
+    assert read.steps == pytest.approx(plain.steps, abs=1e-5)
+    assert cost == same
 
 
 @pytest.mark.parametrize("labels", [1, 3])

@@ -36,6 +36,7 @@ class Draft:
 
     `new` is the added text, `tokens` and `logprobs` its token ids and their natural log-probabilities where the backend
     tells them (else empty), `size` the number of tokens generated from the root to here, `cost` what `new` cost.
+    `vocabulary` is the one that `tokens` are ids of: in another they would be other words.
     A fork is a shared reference.
     `eq` is identity: two samples that read the same are still two samples.
     """
@@ -48,6 +49,7 @@ class Draft:
     finish: Finish | None = None
     cost: Cost = ZERO
     grades: Mapping[str, Grade] = field(default_factory=lambda: UNGRADED)
+    vocabulary: str = ""
 
     def lineage(self) -> Iterator[Draft]:
         """This draft, its parent, and so on to the root."""
@@ -82,7 +84,8 @@ class Draft:
     def graded(self, name: str, grade: Grade) -> Draft:
         """The same draft with one more grade."""
         grades = MappingProxyType({**self.grades, name: grade})
-        return Draft(self.parent, self.new, self.tokens, self.logprobs, self.size, self.finish, self.cost, grades)
+        own = self.new, self.tokens, self.logprobs, self.size, self.finish, self.cost
+        return Draft(self.parent, *own, grades, self.vocabulary)
 
     @property
     def finished(self) -> bool:

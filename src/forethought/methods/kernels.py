@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Finish
@@ -50,11 +50,9 @@ class Extend:
         draft = particle.state
         size = draft.size + completion.cost.new_tokens
         told = completion.text, completion.tokens, completion.logprobs, size
-        grown = Draft(draft, *told, None, completion.cost)
+        grown = Draft(draft, *told, None, completion.cost, vocabulary=completion.vocabulary)
         finish = self._finish(grown, completion, asked)
-        if finish is None:
-            return particle.moved(grown)
-        return particle.moved(Draft(draft, *told, finish, completion.cost), done=True)
+        return particle.moved(grown) if finish is None else particle.moved(replace(grown, finish=finish), done=True)
 
     def _finish(self, grown: Draft, completion: Completion, asked: int) -> Finish | None:
         """Whether the draft goes no further. A piece that was cut at its own cap goes on as the next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -67,6 +68,8 @@ def to_json(completion: Completion) -> Data:
     data: dict[str, Any] = {"text": completion.text, "finish": completion.finish}
     if completion.tokens:
         data["tokens"] = completion.tokens
+    if completion.vocabulary:
+        data["vocabulary"] = completion.vocabulary
     if completion.logprobs:
         data["logprobs"] = completion.logprobs
     if completion.top:
@@ -76,4 +79,5 @@ def to_json(completion: Completion) -> Data:
 
 def from_json(data: Data, cost: Cost) -> Completion:
     tokens, logprobs, top = (tuple(data.get(name, ())) for name in ("tokens", "logprobs", "top"))
-    return Completion(data["text"], data["finish"], cost, tokens, logprobs, top)
+    vocabulary = sys.intern(data.get("vocabulary", ""))  # records from before it say nothing: their texts are encoded
+    return Completion(data["text"], data["finish"], cost, tokens, logprobs, top, vocabulary)

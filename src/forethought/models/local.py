@@ -32,8 +32,8 @@ class Local:
     """A model on the local engine, with `kv_bytes` of memory for keys and values, its matrices in eight bits if asked for.
     Loads at its first use.
 
-    Token ids are the state of its drafts: text is encoded only where a draft came without ids. Raises UsageError if the
-    path holds no model that the engine can run, or the memory is more than there is.
+    Token ids are the state of its drafts: text is encoded only where a draft came without ids of its vocabulary. Raises
+    UsageError if the path holds no model that the engine can run, or the memory is more than there is.
     """
 
     abilities: frozenset[Ability] = frozenset(
@@ -69,7 +69,7 @@ class Local:
 
     def load(self) -> None:
         """Load now what else would be loaded at the first use."""
-        _ = self.reader, self.engine, self.weights
+        _ = self.reader.vocabulary, self.engine, self.weights
 
     @functools.cached_property
     def weights(self) -> str:
@@ -85,8 +85,14 @@ class Local:
 
     def _written(self, draft: Draft) -> tuple[int, ...]:
         """The ids of a draft. A piece may have ids and no text: the first bytes of a character."""
-        pieces = [d.tokens or (self.reader.encode(d.new) if d.new else ()) for d in draft.lineage()]
+        pieces = [self._ids_of(piece) for piece in draft.lineage()]
         return tuple(i for piece in reversed(pieces) for i in piece)
+
+    def _ids_of(self, piece: Draft) -> tuple[int, ...]:
+        """Its own ids if they are of this vocabulary; another model's ids mean other words here, so its text is encoded."""
+        if piece.tokens and piece.vocabulary == self.reader.vocabulary:
+            return piece.tokens
+        return self.reader.encode(piece.new) if piece.new else ()
 
     def bound(self, request: Request) -> Cost:
         """By an exact count of the prompt and `max_tokens` new ones. The first call loads the model."""
@@ -111,7 +117,8 @@ class Local:
         tokens = tuple(row.tokens[:-1] if row.finish == "end" else row.tokens)
         text = self._added(self._written(request.draft), tokens, row.finish == "end")
         top = tuple(self._named(entry) for entry in row.top[: len(tokens) + (row.finish == "hook")])
-        return Completion(text, row.finish, self._cost(row), tokens, tuple(row.logprobs[: len(tokens)]), top)
+        told = tokens, tuple(row.logprobs[: len(tokens)]), top, self.reader.vocabulary
+        return Completion(text, row.finish, self._cost(row), *told)
 
     def _added(self, before: tuple[int, ...], new: tuple[int, ...], last: bool) -> str:
         """The text that `new` adds after `before`; all of it if it is the `last`, else up to the last whole character."""

@@ -84,7 +84,8 @@ class Completion:
 
     `finish` is `stop` at a stop string, `end` at the end of the text, `length` at `max_tokens`, `hook` where its hook stopped
     it. `tokens` and `logprobs` (natural log) are empty where the backend does not tell them. `top` has the alternatives at
-    each token; after a hook it ends with those to the token that was not drawn.
+    each token; after a hook it ends with those to the token that was not drawn. `vocabulary` names the one that `tokens` are
+    ids of: models of the same name for it mean the same by the same ids.
     """
 
     text: str
@@ -93,6 +94,7 @@ class Completion:
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     top: tuple[dict[str, float], ...] = field(default=())
+    vocabulary: str = ""
 
 
 class Model(Protocol):

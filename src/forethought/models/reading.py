@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -32,6 +33,12 @@ class Reader:
         except TemplateError as error:  # also what a template raises itself
             raise UsageError(f"the model's chat template refuses this chat: {_first_line(error)}") from None
         return self.encode(text)
+
+    @functools.cached_property
+    def vocabulary(self) -> str:
+        """Which token each id stands for, as a short hash: ids mean the same to all readers of one vocabulary."""
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        return hashlib.sha256(json.dumps(ids, sort_keys=True).encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
