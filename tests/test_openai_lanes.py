@@ -63,6 +63,16 @@ async def test_connections_are_used_again() -> None:
         assert await endpoint.closed()
 
 
+async def test_two_endpoints_in_one_loop_have_their_own_connections_and_keys() -> None:
+    with Counting(key="one").serve() as one, Counting(key="two").serve() as two:
+        async with OpenAI("toy", one.url, "one") as first, OpenAI("toy", two.url, "two") as second:
+            for model in (first, second, first):
+                assert (await model.extend(SHORT, call())).text
+            assert first._wire.lanes is not second._wire.lanes
+        assert await one.closed()
+        assert await two.closed()
+
+
 async def test_no_more_than_the_limit_at_once_and_what_is_idle_beyond_its_own_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
