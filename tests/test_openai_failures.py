@@ -5,19 +5,24 @@ from __future__ import annotations
 import email.utils
 import socket
 import time
+from dataclasses import dataclass, replace
+from typing import Any
 
 import anyio
 import pytest
 
+from forethought.assembly import model_of
 from forethought.core.cost import Cost
+from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
 from forethought.models import openai_wire
 from forethought.models.openai import OpenAI
 from forethought.models.protocol import Request
-from tests.servers import Endpoint, other_server, unpacked, web_page
+from tests.servers import Endpoint, _reply, other_server, unpacked, web_page
 from tests.test_openai import FRUITS, STEP, call, probed
 
 pytestmark = pytest.mark.anyio
+HALF = Draft(None, "apple\n")
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +40,32 @@ async def test_trouble_before_the_first_token_is_tried_again(failure: object) ->
             with pytest.raises(ModelError):
                 await model.extend(STEP, call())
     assert len(endpoint.bodies) == 10
+
+
+@pytest.mark.parametrize("way", ["apply-template", "tokenize"])
+async def test_rendering_a_prompt_is_tried_again(way: str) -> None:
+    with Busy(continues=(way,)).serve() as endpoint:
+        async with await probed(endpoint) as model:
+            request = replace(STEP, messages=({"role": "user", "content": "name other fruits"},), draft=HALF)
+            endpoint.busy = 4
+            assert (await model.extend(request, call())).text == "pear\n"
+            endpoint.busy = 5
+            with pytest.raises(ModelError, match="not now"):
+                await model.extend(replace(request, messages=FRUITS), call())
+
+
+@dataclass
+class Busy(Endpoint):
+    """A server whose routes outside the OpenAI API fail the next `busy` times."""
+
+    busy: int = 0
+
+    async def _route(self, verb: str, path: str, body: Any, *streams: Any) -> bool:
+        if path.startswith("/v1") or not self.busy:
+            return await super()._route(verb, path, body, *streams)
+        self.busy -= 1
+        await _reply(streams[1], 503, {"error": {"message": "not now"}})
+        return True
 
 
 async def test_retry_after_is_honoured() -> None:

@@ -139,7 +139,7 @@ class OpenAI:
     async def _ask(
         self, request: Request, seed: int, dialect: Dialect, tell: Callable[[Cost], None], attempts: int = ATTEMPTS
     ) -> Reply:
-        prompt = await self._render(request.messages, dialect) if dialect.raw(request) else None
+        prompt = await self._render(request.messages, dialect, attempts) if dialect.raw(request) else None
         body = dialect.body(self.model, request, seed, prompt)
         reply = Reply(_guess(request), lambda cost: tell(self.price.on(cost)))
         path = "/chat/completions" if prompt is None else "/completions"
@@ -183,22 +183,22 @@ class OpenAI:
             return UsageError(f"{error}; {there}")
         return error
 
-    async def _render(self, messages: tuple[Message, ...], dialect: Dialect) -> str:
+    async def _render(self, messages: tuple[Message, ...], dialect: Dialect, attempts: int) -> str:
         """The prompt as the server's template makes it, up to where the answer begins."""
         key = (str(dialect.continuing), *(part for m in messages for part in (m["role"], m["content"])))
         if key not in self._rendered:
             if len(self._rendered) >= RENDERED:
                 self._rendered.clear()
-            self._rendered[key] = await self._template(messages, dialect)
+            self._rendered[key] = await self._template(messages, dialect, attempts)
         return self._rendered[key]
 
-    async def _template(self, messages: tuple[Message, ...], dialect: Dialect) -> str:
+    async def _template(self, messages: tuple[Message, ...], dialect: Dialect, attempts: int) -> str:
         path, body = "/apply-template", {"messages": list(messages)}
         if dialect.continuing == "tokenize":
             chat = {"model": self.model, "messages": list(messages), "add_generation_prompt": True}
-            tokens = _field(await self._wire.post_root("/tokenize", chat), "tokens")
+            tokens = _field(await self._wire.post_root("/tokenize", chat, attempts), "tokens")
             path, body = "/detokenize", {"model": self.model, "tokens": tokens}  # type: ignore[dict-item]
-        return str(_field(await self._wire.post_root(path, body), "prompt"))
+        return str(_field(await self._wire.post_root(path, body, attempts), "prompt"))
 
 
 def _field(answer: object, name: str) -> object:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import email.utils
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import httpx2
@@ -22,6 +22,7 @@ IDLE = 100  # connections kept open for later
 RETRIED = frozenset({408, 409, 429})
 
 Frame = Mapping[str, Any]
+T = TypeVar("T")
 
 
 class RefusedError(ModelError):
@@ -128,16 +129,17 @@ class Wire:
         """The JSON at `path`. Raises RefusedError."""
         return await self._json("GET", self.base_url + path, None)
 
-    async def post_root(self, path: str, body: Frame) -> Any:
-        """What the server itself, outside its OpenAI API, answers at `path`. Raises RefusedError."""
-        return await self._json("POST", self.base_url.removesuffix("/v1") + path, body)
+    async def post_root(self, path: str, body: Frame, attempts: int = ATTEMPTS) -> Any:
+        """What the server itself, outside its OpenAI API, answers at `path`. Raises RefusedError after all attempts."""
+        url = self.base_url.removesuffix("/v1") + path
+        return await self._retried(lambda: self._json("POST", url, body), body, attempts)
 
     async def _json(self, verb: str, url: str, body: Frame | None) -> Any:
         try:
             async with self.lanes.lane() as client:
                 response = await client.request(verb, url, json=body)
         except httpx2.TransportError as error:
-            raise RefusedError(f"cannot reach {self.base_url}: {_cause(error)}", None) from None
+            raise RefusedError(f"cannot reach {self.base_url}: {_cause(error)}", None, retry=True) from None
         except httpx2.RequestError as error:  # it is there, and its answer is not what its headers say
             raise RefusedError(f"the answer of {url} cannot be read: {_cause(error)}", 200) from None
         if response.status_code != 200:
@@ -152,18 +154,27 @@ class Wire:
 
         Raises RefusedError or LostError when all attempts are used up, and LostError after the first token.
         """
-        attempt = 1
-        while True:
+
+        async def once() -> None:
             try:
                 await self._stream_once(path, body, sink)
             except (RefusedError, LostError) as error:
                 if sink.begun:
                     raise LostError(str(error), retry=False) from None
+                raise
+
+        await self._retried(once, body, attempts)
+
+    async def _retried(self, once: Callable[[], Awaitable[T]], body: Frame, attempts: int) -> T:
+        """What `once` gives, which posts `body`: tried again as long as a failure allows it and attempts are left."""
+        attempt = 1
+        while True:
+            try:
+                return await once()
+            except (RefusedError, LostError) as error:
                 wait = _backoff(attempt, body) if error.wait is None else error.wait
                 if not error.retry or attempt >= attempts or wait > LONGEST_WAIT:
                     raise
-            else:
-                return
             await anyio.sleep(wait)
             attempt += 1
 

@@ -8,8 +8,6 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import anyio
-
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.errors import ModelError, UsageError
@@ -17,7 +15,7 @@ from forethought.core.problem import Message, Problem
 from forethought.core.registry import require
 from forethought.core.scope import Call
 from forethought.models.openai import PER_MESSAGE, SPELLING
-from forethought.models.openai_wire import ATTEMPTS, LONGEST_WAIT, RefusedError, Wire
+from forethought.models.openai_wire import Wire
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import written
 from forethought.verifiers.protocol import verifiers
@@ -66,7 +64,7 @@ class RewardEndpoint:
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
         model, url = self._place()
         messages = self._messages(draft, problem, task)
-        answer = await post(wire(url), f"/{self.route}", {"model": model, "messages": list(messages)})
+        answer = await wire(url).post_root(f"/{self.route}", {"model": model, "messages": list(messages)})
         cost = Cost(verifier_calls=1, verifier_tokens=int(field(answer, "usage", "prompt_tokens")))
         call.progress(cost)
         told = field(answer, "data", 0, "data" if self.route == "pooling" else "probs")
@@ -114,16 +112,3 @@ def field(answer: Any, *path: str | int) -> Any:
         except (KeyError, IndexError, TypeError):
             raise ModelError(f"the reward endpoint's answer has no {'.'.join(map(str, path))}") from None
     return answer
-
-
-async def post(server: Wire, path: str, body: dict[str, Any]) -> Any:
-    """Post, with the retries of a completion. Raises ModelError."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return await server.post_root(path, body)
-        except RefusedError as error:
-            wait = 0.5 * 2 ** (attempt - 1) if error.wait is None else error.wait
-            if not (error.retry or error.status is None) or attempt == ATTEMPTS or wait > LONGEST_WAIT:
-                raise
-        await anyio.sleep(wait)
-    raise AssertionError("the last attempt returns or raises")
