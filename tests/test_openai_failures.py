@@ -196,6 +196,12 @@ def test_what_is_no_address_is_refused_as_it_is_read(url: str) -> None:
         OpenAI.parse(f"openai:x@{url}")
 
 
+def test_a_default_that_is_no_model_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORETHOUGHT_MODEL", "nope")
+    with pytest.raises(UsageError, match="FORETHOUGHT_MODEL=nope: there is no model 'nope'"):
+        model_of(None)
+
+
 def test_one_model_in_two_event_loops() -> None:
     with Endpoint().serve() as endpoint:
         model = OpenAI("toy", endpoint.url)

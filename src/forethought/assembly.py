@@ -11,7 +11,7 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Failures
 from forethought.methods import By, Method, methods
 from forethought.methods.sample import Sample
-from forethought.models.names import bytes_of, default_name, model_named
+from forethought.models.names import bytes_of, default_model, model_named
 from forethought.models.price import Price
 from forethought.models.protocol import Model
 from forethought.selection import Selection, Tallying, selections, wants_grades
@@ -41,7 +41,7 @@ def model_of(model: str | Model | None, price: str | None = None, kv_memory: str
     """
     if model is None or isinstance(model, str):
         limits = (Price.parse(price) if price else None, bytes_of(kv_memory) if kv_memory is not None else None)
-        return model_named(model or default_name(), *limits)
+        return model_named(model, *limits) if model else default_model(*limits)
     return model
 
 

@@ -22,8 +22,13 @@ KINDS = {
 INT8 = "+int8"
 
 
-def default_name() -> str:
-    return os.environ.get("FORETHOUGHT_MODEL") or "reasoner"
+def default_model(price: Price | None = None, kv_bytes: int | None = None) -> Model:
+    """The model that FORETHOUGHT_MODEL names, else the embedded one. Raises UsageError as `model_named`."""
+    name = os.environ.get("FORETHOUGHT_MODEL")
+    try:
+        return model_named(name or "reasoner", price, kv_bytes)
+    except UsageError as error:
+        raise UsageError(f"FORETHOUGHT_MODEL={name}: {error}" if name else str(error)) from None
 
 
 @functools.cache
