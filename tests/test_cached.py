@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import forethought
 from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.problem import Problem
@@ -13,10 +14,13 @@ from forethought.methods import By
 from forethought.methods.sample import Sample
 from forethought.models.cached import Cached, _key
 from forethought.models.extend import extend
+from forethought.models.openai import OpenAI
 from forethought.models.price import Price
-from forethought.models.protocol import Completion, Controls, Request, weights_in
+from forethought.models.probing import prepare
+from forethought.models.protocol import Completion, Controls, Request, close, price_of, weights_in
 from forethought.models.scripted import Scripted
 from forethought.tasks.text import Text
+from tests.servers import Endpoint
 
 pytestmark = pytest.mark.anyio
 ASK = Request(({"role": "user", "content": "a number"},), Draft(None, "it is"))
@@ -73,6 +77,23 @@ async def test_every_part_of_a_request_tells_it_apart(file: Path, other: dict[st
 
 def test_recordings_of_earlier_versions_are_found() -> None:
     assert _key("a", ASK, 1).hex() == "b9e5d80031974468d36d5aa5d398d65a"
+
+
+async def test_what_the_model_is_able_to_do_besides_is_passed_on(file: Path) -> None:
+    price = Price(1.0, 0.5, 2.0)
+    with Endpoint().serve() as endpoint:
+        model = Cached(OpenAI("toy", endpoint.url, price=price), file)
+        assert price_of(model) == price
+        assert model.probing.usd > 0
+        await prepare(model)
+        assert model.owed().calls == endpoint.calls > 0
+        await close(model)
+    assert price_of(Cached(Scripted(number), file)) == Price()
+
+
+async def test_a_limit_in_dollars_needs_prices_also_around_a_cache(file: Path) -> None:
+    with pytest.raises(UsageError, match="needs the prices"):
+        await forethought.solve("hello", model=Cached(Scripted(number), file), budget="usd=1")
 
 
 async def test_a_fan_out_is_recorded_with_its_model(file: Path) -> None:

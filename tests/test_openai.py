@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
 
+import forethought
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
 from forethought.core.errors import UsageError
 from forethought.core.scope import Call, Scope
+from forethought.models.cached import Cached
 from forethought.models.extend import extend
 from forethought.models.openai import OpenAI
 from forethought.models.openai_dialect import Dialect
@@ -198,3 +201,51 @@ def test_frames_are_cut_at_line_feeds_only() -> None:
     data = 'data: {"a": "x\u2028y\x85"}\r\n\n: ping\ndata: [DONE]\n\n'.encode()
     lines = Lines("here")
     assert [f for i in range(len(data)) for f in lines.feed(data[i : i + 1])] == [{"a": "x\u2028y\x85"}]
+
+
+# looking at the endpoint, within a budget and on the bill
+
+
+@pytest.mark.parametrize("budget", ["tokens=10", "calls=3", "prompt_tokens=20", "critical_tokens=5"])
+async def test_a_budget_with_no_room_to_look_at_the_endpoint_is_refused_before(budget: str) -> None:
+    with Endpoint().serve() as endpoint:
+        with pytest.raises(
+            UsageError, match=f"the budget {budget} is too small .* 10 calls, 2048 prompt tokens and 73 new"
+        ):
+            await forethought.solve("hello", model=f"openai:toy@{endpoint.url}", method="sample(n=2)", budget=budget)
+        assert endpoint.calls == 0
+
+
+async def test_a_run_whose_budget_ends_before_its_first_call_is_charged_for_the_look_at_the_endpoint(
+    tmp_path: Path,
+) -> None:
+    long = "hello " * 1000
+    with Endpoint().serve() as endpoint:
+        named = f"openai:toy@{endpoint.url}"
+        done = await forethought.solve(long, model=named, budget="prompt_tokens=2048", method="sample(n=2)")
+        assert done.stopped == "budget"
+        assert billed(done) == counted(endpoint)
+        again = await forethought.solve(long, model=named, budget="prompt_tokens=2048", method="sample(n=2)")
+        assert billed(again) == (0, 0, 0)
+        cached = Cached(OpenAI("toy", endpoint.url), tmp_path / "said")
+        before = counted(endpoint)
+        both = await forethought.solve_many([long] * 2, model=cached, budget="prompt_tokens=4096", method="sample(n=2)")
+        spent = [billed(one) for one in both]
+        assert [sum(entry) for entry in zip(*spent, before, strict=True)] == list(counted(endpoint))
+
+
+def billed(found: forethought.Solution) -> tuple[int, int, int]:
+    return found.cost.calls, found.cost.prompt_tokens, found.cost.new_tokens
+
+
+def counted(endpoint: Endpoint) -> tuple[int, int, int]:
+    return endpoint.calls, endpoint.prompt_tokens, endpoint.new_tokens
+
+
+async def test_the_longest_look_at_an_endpoint_is_within_its_bound() -> None:
+    with Endpoint(continues=("tokenize",)).serve() as endpoint:
+        async with OpenAI("toy", endpoint.url) as model:
+            most = model.probing
+            await model.prepare()
+            assert all(s <= b for s, b in zip(model.owed(), most, strict=True))
+            assert model.owed() == model.probing == Cost()

@@ -18,8 +18,9 @@ from forethought.core.scope import Run, Scope, Seeded
 from forethought.core.trace import MemoryTrace
 from forethought.methods import Method
 from forethought.methods.protocol import Saving
+from forethought.models.probing import prepare, settle
 from forethought.selection import Verdict
-from forethought.solving import Made, Parts, Solution, check, load, prepare
+from forethought.solving import Made, Parts, Solution, check, load
 
 NOTHING = Verdict()
 
@@ -77,7 +78,7 @@ async def solve_all(parts: Parts, problems: Sequence[Problem], seed: int) -> lis
     limits = {name: v for name, v in parts.budget.limits.items() if name not in BY_CLOCK_OR_CHAIN}
     if "tokens" in limits and limits.keys() & {"new_tokens", "verifier_tokens"}:
         raise UsageError("solve_many: limit tokens, or new_tokens and verifier_tokens, not both")
-    await prepare(parts.by.model)
+    await prepare(parts.by.model, parts.budget)
     for problem in problems:
         check(problem, parts)
     await load(parts.by)
@@ -118,6 +119,7 @@ def drafting(parts: Parts) -> Act:
             pass
         finally:
             at.account.join([inner.account])
+            settle(parts.by.model, at)
         if made is None:
             made, short = inner.kept or [], True
         elif isinstance(work.method, Saving):

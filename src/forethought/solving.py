@@ -22,7 +22,8 @@ from forethought.core.trace import MemoryTrace, Trace
 from forethought.methods import By, Method
 from forethought.models.names import is_reasoner
 from forethought.models.price import Price
-from forethought.models.protocol import Loads, Model, Request, weights_in
+from forethought.models.probing import prepare, settle
+from forethought.models.protocol import Loads, Request, price_of, weights_in
 from forethought.selection import Selection, Verdict, wants_grades
 from forethought.tasks import GENERATED
 from forethought.tasks.text import Text
@@ -54,7 +55,7 @@ class Parts:
 
     def spec(self) -> dict[str, Any]:
         """The parts by their spellings: what is stored, and what has to agree for a run to be resumed."""
-        price = str(getattr(self.by.model, "price", ""))
+        price = str(price_of(self.by.model) or "")
         return {
             "model": self.by.model.name,
             "task": self.by.task.name,
@@ -140,7 +141,7 @@ def check(problem: Problem, parts: Parts) -> None:
             f"{method.name} asks its model about its own steps, and the embedded reasoner reads problems only; "
             "a verifier that grades steps can judge in its place: add --verifier process"
         )
-    if "usd" in parts.budget.limits and getattr(by.model, "price", None) == Price():
+    if "usd" in parts.budget.limits and price_of(by.model) == Price():
         raise UsageError(f"a budget in usd needs the prices of {by.model.name}: add --price prompt=0.15,new=0.6")
     if "grades" in method.needs and by.verifier is None:
         raise UsageError(f"{method.name} needs a verifier: add --verifier")
@@ -169,7 +170,7 @@ async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore 
 
     Raises UsageError before anything is spent, ModelError if the model fails and nothing may be dropped.
     """
-    await prepare(parts.by.model)
+    await prepare(parts.by.model, parts.budget)
     check(problem, parts)
     await load(parts.by)
     if store is None:
@@ -212,13 +213,6 @@ def asked(parts: Parts, problem: Problem, seed: int, kind: Literal["solve", "ben
 
 def key_of(spec: Mapping[str, Any]) -> str:
     return "|".join(f"{name}={value}" for name, value in sorted(spec.items()))
-
-
-async def prepare(model: Model) -> None:
-    """Let a model that has to look at its endpoint first do so."""
-    probe = getattr(model, "prepare", None)
-    if probe is not None:
-        await probe()
 
 
 async def load(by: By) -> None:
@@ -289,4 +283,5 @@ async def populate(parts: Parts, problem: Problem, run: Run) -> Made:
         pass
     finally:
         outer.account.join([at.account])
+        settle(parts.by.model, outer)
     return Made(at.kept or [], outer, "budget")

@@ -15,10 +15,11 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Call
 from forethought.core.store import RunRow, RunStore
 from forethought.methods.sample import Sample
+from forethought.models.probing import prepare
 from forethought.models.protocol import Ability, Completion, Model, Request
 from forethought.selection import Selection, selections, wants_grades
 from forethought.selection.votes import graded, mean_logprob
-from forethought.solving import Made, Parts, populate, prepare
+from forethought.solving import Made, Parts, populate
 from forethought.verifiers import grade_of
 
 

@@ -22,8 +22,9 @@ from forethought.core.store import RunRow, RunStore
 from forethought.core.together import together
 from forethought.methods import By, Method
 from forethought.methods.sample import Sample
+from forethought.models.probing import prepare
 from forethought.selection import Selection, Verdict, wants_grades
-from forethought.solving import Made, Parts, asked, check, key_of, load, populate, prepare
+from forethought.solving import Made, Parts, asked, check, key_of, load, populate
 from forethought.tasks.classes import aside
 
 Outcome = Mapping[str, Any]
@@ -65,7 +66,7 @@ async def run(
     tried again when the bench is run again; a row has the last one's `error`. Its `wall_seconds` are the time in which
     its method was at work on any of the problems, for all selections together; `mean` and `total` have their clocks.
     """
-    await prepare(bench.by.model)
+    await prepare(bench.by.model, bench.budget)
     for method in bench.methods:
         for selection in bench.selections:
             check(bench.problems[0], bench.parts(method, selection))

@@ -11,11 +11,13 @@ from typing import Any
 
 import anyio.lowlevel
 
-from forethought.core.cost import Cost
+from forethought.core.cost import ZERO, Cost
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.scope import Call
 from forethought.models.extend import from_json, to_json
-from forethought.models.protocol import Ability, Completion, Loads, Model, Request, weights_in
+from forethought.models.price import Price
+from forethought.models.probing import Probes
+from forethought.models.protocol import Ability, Completion, Loads, Model, Request, close, price_of, weights_in
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, abilities TEXT) WITHOUT ROWID;
@@ -66,11 +68,23 @@ class Cached:
         size = sum(len(m["content"].encode()) + 32 for m in request.messages) + len(request.draft.text.encode())
         return Cost(1, size, 0, request.max_tokens, critical_tokens=request.max_tokens)
 
+    @property
+    def probing(self) -> Cost:
+        """The most that the model's look at its endpoint has still to be charged for."""
+        return self.model.probing if isinstance(self.model, Probes) else ZERO
+
     async def prepare(self) -> None:
         """Let the model look at its endpoint, if it does such a thing."""
-        probe = getattr(self.model, "prepare", None)
-        if probe is not None:
-            await probe()
+        if isinstance(self.model, Probes):
+            await self.model.prepare()
+
+    def owed(self) -> Cost:
+        """What that has cost and nobody was charged for yet."""
+        return self.model.owed() if isinstance(self.model, Probes) else ZERO
+
+    @property
+    def price(self) -> Price | None:
+        return price_of(self.model)
 
     def load(self) -> None:
         """Let the model read its files, if it has any."""
@@ -78,10 +92,8 @@ class Cached:
             self.model.load()
 
     async def aclose(self) -> None:
-        close = getattr(self.model, "aclose", None)
         self._db.close()
-        if close is not None:
-            await close()
+        await close(self.model)
 
     async def extend(self, request: Request, call: Call) -> Completion:
         key = _key(self.name, request, call.seed, self.weights)

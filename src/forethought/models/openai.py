@@ -22,7 +22,7 @@ from forethought.models.protocol import PLAIN, Ability, Completion, Request
 SPELLING = re.compile(r"(?:openai:)?(?P<model>(?!openai:).+)@(?P<url>https?://[^\s/]+\S*)")
 MOST_STOPS = 4  # vLLM's limit, and OpenAI's
 PER_MESSAGE = 32  # tokens that a template may put around one message
-PROBE_BOUND = Cost(calls=16, prompt_tokens=2048, new_tokens=128, critical_tokens=128)
+PROBE_BOUND = Cost(calls=10, prompt_tokens=2048, new_tokens=73, critical_tokens=73)
 RENDERED = 256  # prompts whose rendering is remembered
 
 
@@ -32,7 +32,7 @@ class OpenAI:
     One request a sample, always streamed, so that cancelling a call closes its connection and ends its work on the
     server. Failures before the first token are tried again (5 attempts in all, honouring Retry-After); after it never.
     Costs are the server's own count. What the endpoint understands is found out once by a few tiny requests
-    (`prepare`), whose cost is added to the first call.
+    (`prepare`), whose cost is added to the first call; the budget that pays has to have room for them before they are made.
     """
 
     def __init__(
@@ -74,7 +74,12 @@ class OpenAI:
         overhead = (self.dialect or Dialect()).overhead + PER_MESSAGE * (len(request.messages) + 1)
         most = request.max_tokens
         cost = self._at_most(Cost(1, size + overhead, 0, most, critical_tokens=most))
-        return cost + (self._unpaid if self.dialect else self._at_most(PROBE_BOUND))
+        return cost + self.probing
+
+    @property
+    def probing(self) -> Cost:
+        """The most that finding out what the endpoint understands has still to be charged for."""
+        return self._unpaid + (ZERO if self.dialect else self._at_most(PROBE_BOUND))
 
     def _at_most(self, cost: Cost) -> Cost:
         """Priced as if nothing were cached, and counted as if all were: a limit on either has to hold."""
@@ -89,6 +94,11 @@ class OpenAI:
         async with lock:
             if self.dialect is None:
                 self.dialect = await self._probe()
+
+    def owed(self) -> Cost:
+        """What that has cost and nobody was charged for yet. It is told once."""
+        unpaid, self._unpaid = self._unpaid, ZERO
+        return unpaid
 
     async def aclose(self) -> None:
         """Close the connections of this event loop. The model can be used again afterwards."""
@@ -106,7 +116,7 @@ class OpenAI:
         dialect = self.dialect
         assert dialect is not None
         self._check(request, dialect)
-        unpaid, self._unpaid = self._unpaid, ZERO
+        unpaid = self.owed()
         reply = await self._asked(request, call.seed, dialect, lambda cost: call.progress(unpaid + cost))
         text, finish = reply.ending(request.stop, dialect.keeps_stops, self._wire.base_url)
         cost = unpaid + self.price.on(reply.cost)

@@ -10,6 +10,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.problem import Message
 from forethought.core.registry import require
 from forethought.core.scope import Call
+from forethought.models.price import Price
 
 if TYPE_CHECKING:
     from forethought.engine.rows import Hook
@@ -136,6 +137,34 @@ class Loads(Protocol):
     def load(self) -> None:
         """Read it. Raises UsageError if that cannot be."""
         ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A model whose tokens have a price."""
+
+    @property
+    def price(self) -> Price | None:
+        """None for a model around another one that has none."""
+        ...
+
+
+def price_of(model: object) -> Price | None:
+    """The price of a model that has any; it is none for one that runs here."""
+    return model.price if isinstance(model, Priced) else None
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """A model with connections or files to close."""
+
+    async def aclose(self) -> None: ...
+
+
+async def close(model: object) -> None:
+    """Close what a model has open, if it has anything."""
+    if isinstance(model, Closes):
+        await model.aclose()
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from forethought.core.problem import Message
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.models.extend import extend
 from forethought.models.names import is_reasoner, model_named
+from forethought.models.probing import prepare
 from forethought.models.protocol import Completion, Model, Request, weights_in
 from forethought.verifiers.protocol import nearest
 
@@ -62,9 +63,7 @@ def model_of(verifier: Asks) -> Model:
 async def ready(verifier: Asks) -> Model:
     """The model, after it has looked at its endpoint if it has to: its abilities are exact then."""
     model = model_of(verifier)
-    probe = getattr(model, "prepare", None)
-    if probe is not None:
-        await probe()
+    await prepare(model)
     return model
 
 
