@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forethought.core.errors import UsageError
-from forethought.core.registry import Registry, brief, call_of, require, unknown
+from forethought.core.registry import Registry, at_least, brief, call_of, require, unknown
 from forethought.methods import methods
 from forethought.selection import selections
 from forethought.verifiers import verifiers
@@ -119,6 +122,43 @@ def test_what_a_part_works_out_for_itself_is_no_parameter() -> None:
 def test_a_spelling_is_read_back(n: int | None, rate: float, word: str, mode: Any, on: bool) -> None:
     part = Many(n, rate, word, mode, on)
     assert parts.parse(repr(part)) == part
+
+
+@pytest.mark.parametrize(("make", "complaint"), [
+    (lambda: Many("4"), "many-parts: n='4' is not a whole number or None"),
+    (lambda: Many(2.5), "n=2.5 is not a whole number or None"),
+    (lambda: Many(rate="fast"), "rate='fast' is not a number"),
+    (lambda: Many(4, math.nan), "rate=nan is not a number"),
+    (lambda: Many(rate=math.inf), "rate=inf is not a number"),
+    (lambda: Many(mode="mean"), "mode='mean' is not one of sum, max"),
+    (lambda: replace(Many(), on=1), "on=1 is not True or False"),
+    (lambda: methods["steer"](form="diference"), "steer: form='diference' is not one of difference, max, sum"),
+    (lambda: selections["best"](steps="first"), "best: steps='first' is not one of last, min, mean, product"),
+    (lambda: verifiers["judge"](votes=1.5), "judge: votes=1.5 is not a whole number"),
+    (lambda: Many(rate=10), "many-parts: rate must be below 10, not 10"),
+])  # fmt: skip
+def test_a_part_made_as_an_object_is_checked_as_its_spelling_is(make: Callable[[], Any], complaint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(complaint)):
+        make()
+
+
+def test_what_no_spelling_gives_is_the_parts_own_matter() -> None:
+    holders: Registry[Any] = Registry("holder")
+
+    @holders.register("holder")
+    @dataclass(frozen=True)
+    class Holder:
+        call: Callable[[], Any] | None = None
+        of: Registry[Any] | None = None
+
+    assert Holder(dict, parts).of is parts
+
+
+def test_parameters_have_least_values() -> None:
+    at_least(Many(n=None), n=1, rate=0)
+    at_least(Many(n=1), n=1)
+    with pytest.raises(UsageError, match="many-parts: n must be at least 5, not 4"):
+        at_least(Many(), rate=0.5, n=5)
 
 
 @pytest.mark.parametrize("registry", [methods, selections, verifiers], ids=lambda registry: registry.kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import keyword
 import sys
 import typing
@@ -40,6 +41,7 @@ class Registry(Generic[T]):
                 raise ValueError(f"there is a {self.kind} '{name}' already")
             part.name = name
             part.__repr__ = spelled  # type: ignore[assignment]
+            part.__init__ = checked(part)
             self._parts[name] = part
             return part
 
@@ -49,13 +51,32 @@ class Registry(Generic[T]):
         """Read `name` or `name(parameter=value, ...)`. Raises UsageError for what is unknown or senseless."""
         name, arguments = call_of(text, self.kind)
         part = self[name]
-        hints = {f.name: typing.get_type_hints(part)[f.name] for f in dataclasses.fields(part) if f.init}  # type: ignore[arg-type]
-        for parameter, value in arguments.items():
-            if parameter not in hints:
-                raise UsageError(unknown(f"parameter of {name}", parameter, hints))
-            if not fits_hint(value, hints[parameter]):
-                raise UsageError(f"{name}: {parameter}={value!r} is not {describe(hints[parameter])}")
+        known = types_of(part)
+        for parameter in arguments:
+            if parameter not in known:
+                raise UsageError(unknown(f"parameter of {name}", parameter, known))
         return part(**arguments)
+
+
+def types_of(part: type[Any]) -> Mapping[str, Any]:
+    """The parameters of a part in order, each with the type of its values."""
+    hints = typing.get_type_hints(part)
+    return {f.name: hints[f.name] for f in dataclasses.fields(part) if f.init}
+
+
+def checked(part: type[Any]) -> Callable[..., None]:
+    """The constructor of a part, which refuses values of another type before the part's own checks read them."""
+    make = part.__init__
+
+    @functools.wraps(make)
+    def construct(self: Any, *values: Any, **named: Any) -> None:
+        known = types_of(part)
+        for name, value in (dict(zip(known, values, strict=False)) | named).items():
+            if name in known and not fits_hint(value, known[name]):
+                raise UsageError(f"{part.name}: {name}={value!r} is not {describe(known[name])}")
+        make(self, *values, **named)
+
+    return construct
 
 
 def spelled(part: Any) -> str:
@@ -86,6 +107,13 @@ def require(condition: bool, complaint: str) -> None:
     """Refuse a senseless parameter."""
     if not condition:
         raise UsageError(complaint)
+
+
+def at_least(part: Any, **least: float) -> None:
+    """Refuse parameters that are below what each must be at least. None is below nothing."""
+    for name, lowest in least.items():
+        value = getattr(part, name)
+        require(value is None or value >= lowest, f"{part.name}: {name} must be at least {lowest}, not {value}")
 
 
 def unknown(kind: str, name: str, known: typing.Iterable[str]) -> str:
@@ -141,7 +169,7 @@ def fits_hint(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+    return isinstance(value, hint) if hint in (str, bool, NoneType) else True  # no spelling gives any other object
 
 
 def describe(hint: Any) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from forethought.core.draft import Draft
 from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -48,9 +48,7 @@ class AbMctsA:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "batch"):
-            require(getattr(self, name) >= 1, f"ab-mcts-a: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.temperature >= 0, f"ab-mcts-a: temperature must be at least 0, not {self.temperature}")
+        at_least(self, n=1, batch=1, temperature=0)
         check_step("ab-mcts-a", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -9,7 +9,7 @@ import numpy as np
 from forethought.core.draft import Draft
 from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -52,9 +52,7 @@ class AbMctsM:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "batch"):
-            require(getattr(self, name) >= 1, f"ab-mcts-m: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.temperature >= 0, f"ab-mcts-m: temperature must be at least 0, not {self.temperature}")
+        at_least(self, n=1, batch=1, temperature=0)
         check_step("ab-mcts-m", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from forethought.core.draft import ROOT, Draft
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.drawing import answers, windows
@@ -36,12 +36,7 @@ class AdaptiveSelfConsistency:
     temperature: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("n", "window"):
-            value = getattr(self, name)
-            require(value >= 1, f"adaptive-self-consistency: {name} must be at least 1, not {value}")
-        require(
-            self.temperature >= 0, f"adaptive-self-consistency: temperature must be at least 0, not {self.temperature}"
-        )
+        at_least(self, n=1, window=1, temperature=0)
 
     def saved(self, made: Population[Draft]) -> int:
         return self.n - len(made)

@@ -7,7 +7,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import each, prune
 from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -37,9 +37,7 @@ class Beam:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "expand"):
-            require(getattr(self, name) >= 1, f"beam: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.temperature >= 0, f"beam: temperature must be at least 0, not {self.temperature}")
+        at_least(self, width=1, expand=1, temperature=0)
         check_step("beam", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from forethought.core.draft import ROOT, Draft
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.drawing import answers, votes, windows
@@ -46,13 +46,10 @@ class BetaSelfConsistency:
     temperature: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("n", "window"):
-            value = getattr(self, name)
-            require(value >= 1, f"beta-self-consistency: {name} must be at least 1, not {value}")
+        at_least(self, n=1, window=1, temperature=0)
         require(
             0 < self.confidence <= 1, f"beta-self-consistency: confidence lies between 0 and 1, not {self.confidence}"
         )
-        require(self.temperature >= 0, f"beta-self-consistency: temperature must be at least 0, not {self.temperature}")
 
     def saved(self, made: Population[Draft]) -> int:
         return self.n - len(made)

@@ -8,7 +8,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import branch, each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.drawing import told, written
@@ -62,11 +62,8 @@ class BudgetForcing:
     temperature: float = 0.8
 
     def __post_init__(self) -> None:
-        require(self.n >= 1, f"budget-forcing: n must be at least 1, not {self.n}")
-        require(self.waits >= 0, f"budget-forcing: waits must be at least 0, not {self.waits}")
-        require(self.most is None or self.most >= 1, f"budget-forcing: most must be at least 1, not {self.most}")
+        at_least(self, n=1, waits=0, most=1, temperature=0)
         require(bool(self.end), "budget-forcing: end must not be empty")
-        require(self.temperature >= 0, f"budget-forcing: temperature must be at least 0, not {self.temperature}")
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         room = max(by.task.draft_tokens - by.task.step_tokens, 1)

@@ -8,7 +8,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import branch, each
 from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -51,11 +51,8 @@ class ConfidenceStop:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "runs", "every"):
-            require(getattr(self, name) >= 1, f"confidence-stop: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.threshold >= 0, f"confidence-stop: threshold must be at least 0, not {self.threshold}")
+        at_least(self, n=1, runs=1, every=1, threshold=0, temperature=0)
         require(bool(self.end.strip()), "confidence-stop: end must not be empty")
-        require(self.temperature >= 0, f"confidence-stop: temperature must be at least 0, not {self.temperature}")
         check_step("confidence-stop", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -7,7 +7,7 @@ from forethought.core.draft import Draft
 from forethought.core.operators import each, prune
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -41,10 +41,8 @@ class Dvts:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "expand"):
-            require(getattr(self, name) >= 1, f"dvts: {name} must be at least 1, not {getattr(self, name)}")
+        at_least(self, n=1, expand=1, temperature=0)
         require(self.n % self.expand == 0, f"dvts: n must be a multiple of expand {self.expand}, not {self.n}")
-        require(self.temperature >= 0, f"dvts: temperature must be at least 0, not {self.temperature}")
         check_step("dvts", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -11,7 +11,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.drawing import written
@@ -74,10 +74,7 @@ class Eager:
     temperature: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("n", "patience"):
-            require(getattr(self, name) >= 1, f"eager: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.entropy >= 0, f"eager: entropy must be at least 0, not {self.entropy}")
-        require(self.temperature >= 0, f"eager: temperature must be at least 0, not {self.temperature}")
+        at_least(self, n=1, patience=1, entropy=0, temperature=0)
 
     def saved(self, made: Population[Draft]) -> int:
         return self.n - len(made)

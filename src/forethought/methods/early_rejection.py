@@ -8,7 +8,7 @@ from forethought.core.fanout import Kernel
 from forethought.core.operators import each, prune
 from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -42,11 +42,9 @@ class EarlyRejection:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "expand", "tokens"):
-            require(getattr(self, name) >= 1, f"early-rejection: {name} must be at least 1, not {getattr(self, name)}")
+        at_least(self, width=1, expand=1, tokens=1, temperature=0)
         fits = self.keep is None or self.width <= self.keep <= self.width * self.expand
         require(fits, f"early-rejection: keep must be from width to width * expand, not {self.keep}")
-        require(self.temperature >= 0, f"early-rejection: temperature must be at least 0, not {self.temperature}")
         check_step("early-rejection", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

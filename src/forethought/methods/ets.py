@@ -6,7 +6,7 @@ from typing import ClassVar
 from forethought.core.draft import Draft
 from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.balance import allocation, balanced, shared_out
 from forethought.methods.boundary import Step, check_step
@@ -43,9 +43,7 @@ class Ets:
     step: Step = None
 
     def __post_init__(self) -> None:
-        require(self.n >= 1, f"ets: n must be at least 1, not {self.n}")
-        for name in ("temper", "cost", "coverage", "likeness", "temperature"):
-            require(getattr(self, name) >= 0, f"ets: {name} must be at least 0, not {getattr(self, name)}")
+        at_least(self, n=1, temper=0, cost=0, coverage=0, likeness=0, temperature=0)
         check_step("ets", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

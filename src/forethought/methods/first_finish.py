@@ -7,7 +7,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import branch, race
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.drawing import readable
@@ -36,9 +36,8 @@ class FirstFinish:
     temperature: float = 0.8
 
     def __post_init__(self) -> None:
-        require(self.n >= 1, f"first-finish: n must be at least 1, not {self.n}")
+        at_least(self, n=1, temperature=0)
         require(1 <= self.k <= self.n, f"first-finish: k lies between 1 and n={self.n}, not {self.k}")
-        require(self.temperature >= 0, f"first-finish: temperature must be at least 0, not {self.temperature}")
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         pop, draft = branch([Particle(ROOT)], [self.n]), by.draft(problem, self.temperature)

@@ -7,7 +7,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import branch, each
 from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -41,10 +41,8 @@ class Fractured:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "cuts", "answers"):
-            require(getattr(self, name) >= 1, f"fractured: {name} must be at least 1, not {getattr(self, name)}")
+        at_least(self, n=1, cuts=1, answers=1, temperature=0)
         require(bool(self.end.strip()), "fractured: end must not be empty")
-        require(self.temperature >= 0, f"fractured: temperature must be at least 0, not {self.temperature}")
         check_step("fractured", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -9,7 +9,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import branch, each
 from forethought.core.population import Particle, Population, posterior
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.drawing import Assorted, answers
@@ -50,10 +50,8 @@ class HintMarginalization:
     temperature: float = 0.8
 
     def __post_init__(self) -> None:
-        require(self.n >= 1, f"hint-marginalization: n must be at least 1, not {self.n}")
-        require(self.rounds >= 0, f"hint-marginalization: rounds must be at least 0, not {self.rounds}")
+        at_least(self, n=1, rounds=0, temperature=0)
         require(0 < self.sure <= 1, f"hint-marginalization: sure is a share, above 0 and at most 1, not {self.sure}")
-        require(self.temperature >= 0, f"hint-marginalization: temperature must be at least 0, not {self.temperature}")
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         pop = await each(branch([Particle(ROOT)], [self.n]), by.draft(problem, self.temperature), at)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from forethought.core.draft import Draft
 from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -47,10 +47,7 @@ class Mcts:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "expand", "batch"):
-            require(getattr(self, name) >= 1, f"mcts: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.explore >= 0, f"mcts: explore must be at least 0, not {self.explore}")
-        require(self.temperature >= 0, f"mcts: temperature must be at least 0, not {self.temperature}")
+        at_least(self, n=1, expand=1, batch=1, explore=0, temperature=0)
         check_step("mcts", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from forethought.core.draft import Draft
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.drawing import Assorted, answers, sampler_of, votes, windows
@@ -42,10 +42,7 @@ class MultiTemperature:
     cross: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("n", "temperatures", "batch"):
-            require(
-                getattr(self, name) >= 1, f"multi-temperature: {name} must be at least 1, not {getattr(self, name)}"
-            )
+        at_least(self, n=1, temperatures=1, batch=1)
         for name in ("intra", "cross"):
             value = getattr(self, name)
             require(0 < value <= 1, f"multi-temperature: {name} is a share, above 0 and at most 1, not {value}")

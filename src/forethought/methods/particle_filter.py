@@ -9,7 +9,7 @@ from forethought.core.blocks import degenerate, sequentially, spawn
 from forethought.core.draft import ROOT, Draft
 from forethought.core.population import Particle, Population, posterior
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.resample import Scheme, resample
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
@@ -44,10 +44,9 @@ class ParticleFilter:
     step: Step = None
 
     def __post_init__(self) -> None:
-        require(self.n >= 1, f"particle-filter: n must be at least 1, not {self.n}")
+        at_least(self, n=1, temperature=0)
         require(0 <= self.ess <= 1, f"particle-filter: ess is a share of n, from 0 to 1, not {self.ess}")
         check_tempers("particle-filter", self.temper, self.temper_end, self.temper_steps)
-        require(self.temperature >= 0, f"particle-filter: temperature must be at least 0, not {self.temperature}")
         check_step("particle-filter", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
@@ -86,11 +85,8 @@ class ParticleFilterPublished:
     step: Step = None
 
     def __post_init__(self) -> None:
-        require(self.n >= 1, f"particle-filter-published: n must be at least 1, not {self.n}")
+        at_least(self, n=1, temperature=0)
         check_tempers("particle-filter-published", self.temper, self.temper_end, self.temper_steps)
-        require(
-            self.temperature >= 0, f"particle-filter-published: temperature must be at least 0, not {self.temperature}"
-        )
         check_step("particle-filter-published", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -9,7 +9,7 @@ from forethought.core.errors import UsageError
 from forethought.core.operators import branch, each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
@@ -35,8 +35,7 @@ class Sample:
     temperature: float = 0.8
 
     def __post_init__(self) -> None:
-        require(self.n is None or self.n >= 1, f"sample: n must be at least 1, not {self.n}")
-        require(self.temperature >= 0, f"sample: temperature must be at least 0, not {self.temperature}")
+        at_least(self, n=1, temperature=0)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         draft = by.draft(problem, self.temperature)

@@ -12,7 +12,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import each, prune
 from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -53,10 +53,7 @@ class SelfEvalBeam:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "expand"):
-            require(getattr(self, name) >= 1, f"self-eval-beam: {name} must be at least 1, not {getattr(self, name)}")
-        for name in ("tau", "decay", "temperature"):
-            require(getattr(self, name) >= 0, f"self-eval-beam: {name} must be at least 0, not {getattr(self, name)}")
+        at_least(self, width=1, expand=1, tau=0, decay=0, temperature=0)
         check_step("self-eval-beam", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -9,7 +9,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.drawing import answers, votes
@@ -49,9 +49,7 @@ class SemanticEntropy:
     temperature: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("n", "rounds"):
-            require(getattr(self, name) >= 1, f"semantic-entropy: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.temperature >= 0, f"semantic-entropy: temperature must be at least 0, not {self.temperature}")
+        at_least(self, n=1, rounds=1, temperature=0)
         if self.shown:
             object.__setattr__(self, "needs", self.needs | {"instructions"})
 
