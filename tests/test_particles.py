@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -26,6 +27,7 @@ from forethought.methods.entropic_particle_filter import entropic
 from forethought.methods.metropolis_hastings import Rewrite
 from forethought.methods.parallel_tempering import Chain, exchanged, swept
 from forethought.methods.particle_gibbs import Sweep, drawn
+from forethought.methods.protocol import Method
 from forethought.methods.steer import potentials
 from forethought.methods.weigh import annealed, log_odds
 from forethought.models.protocol import Completion, Request
@@ -328,20 +330,25 @@ async def test_weights_on_the_way_are_the_potentials_of_the_form(form: Any) -> N
         assert p.logw == pytest.approx(2.0 * math.fsum(potentials(values, form)) - math.log(6))
 
 
-async def test_a_constraint_leaves_only_what_keeps_it() -> None:
+@pytest.mark.parametrize("form", ["difference", "max", "sum"])
+async def test_a_constraint_leaves_only_what_keeps_it(form: str) -> None:
     class NoB(TableVerifier):
-        async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Any]:
-            _, cost = await super().grade(draft, problem, task, call)
-            return Grade(float("b" not in draft.text)), cost
+        """Its zeros stay zeros; above them it tells more and less likely texts apart."""
 
-    method = methods.parse("steer(n=2, of=log, strength=1.0, ess=1.0, resampling=systematic)")
-    total: dict[str, float] = dict.fromkeys(texts(), 0.0)
+        async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Any]:
+            grade, cost = await super().grade(draft, problem, task, call)
+            return Grade(0.0) if "b" in draft.text else grade, cost
+
+    method = methods.parse(f"steer(n=2, of=log, form={form}, strength=1.0, ess=1.0, resampling=systematic)")
+    total: dict[str, float] = defaultdict(float)
     run = lambda source: method(PROBLEM, By(ToyModel(source), ToyTask(), NoB()), place(source))  # noqa: E731
     async for chance, pop in outcomes(run):
         for p in pop:
-            if p.logw > -math.inf:
+            if p.logw == -math.inf:
+                assert p.state.text.endswith("b")  # nothing was written behind what broke it
+            else:
                 total[p.state.text] += chance * math.exp(p.logw)
-    assert total == pytest.approx({text: 0.0 if "b" in text else p for text, p in texts().items()})
+    assert total == pytest.approx({text: p * table(text) for text, p in texts().items() if "b" not in text})
 
 
 # degenerate identities
@@ -415,19 +422,37 @@ async def test_moves_bring_metropolis_hastings_nearer_to_its_target() -> None:
     assert distance(one, truth) < distance(none, truth)
 
 
-async def test_what_the_chains_visited_is_there_when_the_budget_ends() -> None:
-    method = methods.parse("metropolis-hastings(chains=3, moves=3)")
+@pytest.mark.parametrize(("spelling", "calls", "found"), [
+    ("metropolis-hastings(chains=3, moves=3)", range(9, 40), {3, 6, 9, 12}),
+    ("parallel-tempering(chains=2, n=3, sweeps=2)", range(9, 40, 3), {3, 6}),
+])  # fmt: skip
+async def test_what_the_chains_visited_is_there_when_the_budget_ends(
+    spelling: str, calls: range, found: set[int]
+) -> None:
+    method = methods.parse(spelling)
     whole, sizes = [p.state.text for p in await method(PROBLEM, toy_by(Seeded(5)), place(Seeded(5)))], set()
-    for calls in range(9, 40):  # the first three drafts take at most nine
-        at = Scope.root(Run(Seeded(5)), Budget({"calls": calls}))
-        try:
-            kept = await method(PROBLEM, toy_by(Seeded(5)), at)
-        except BudgetEnded:
-            kept = at.kept or []
+    for most in calls:  # the first three drafts take at most nine
+        kept = await within(most, method, Seeded(5))
         assert [p.state.text for p in kept] == whole[: len(kept)]
         assert all("table" in p.state.grades for p in kept)
         sizes.add(len(kept))
-    assert sizes == {3, 6, 9, 12}
+    assert sizes == found
+
+
+@pytest.mark.parametrize("most", [3, 4, 6])
+async def test_an_unfinished_first_sweep_is_an_answer_where_there_is_no_other(most: int) -> None:
+    kept = await within(most, methods.parse("parallel-tempering(chains=2, n=3, sweeps=2)"), Seeded(5))
+    assert len(kept) == 3
+    assert sum(len(p.state.text) for p in kept) >= most // 3 * 3
+
+
+async def within(calls: int, method: Method, source: Source) -> Population[Draft]:
+    """What there is to answer from after so many calls."""
+    at = Scope.root(Run(source), Budget({"calls": calls}))
+    try:
+        return await method(PROBLEM, toy_by(source), at)
+    except BudgetEnded:
+        return at.kept or []
 
 
 def distance(one: dict[str, float], other: dict[str, float]) -> float:

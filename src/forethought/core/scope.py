@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
@@ -203,6 +203,10 @@ class Scope:
                 self.over = before
         if cancel.cancelled_caught:
             self.run.trace.note(Event(self.path, "over", clock.now()))
+
+    def aside(self) -> AbstractContextManager[Scope]:
+        """A child place without limits of its own, for work that is no answer: what is kept there nobody reads."""
+        return self.limit(Budget())
 
     @contextmanager
     def limit(self, budget: Budget) -> Iterator[Scope]:

@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from forethought.core.blocks import accepted, sequentially
-from forethought.core.budget import Budget
 from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -42,7 +41,7 @@ class Rewrite:
         begun = [
             replace(self._beginning(p.state, at)) for p in pop
         ]  # copies: each is one chain's own, whoever shares its text
-        with at.limit(Budget()) as inside:  # proposals are no answers
+        with at.aside() as inside:
             proposals = await self.written([Particle(b) for b in begun], inside)
         by_chain = {id(d): p for p in proposals for d in p.state.lineage()}
         return [self._settled(p, by_chain.get(id(b)), at) for p, b in zip(pop, begun, strict=True)]
@@ -87,10 +86,8 @@ class MetropolisHastings:
     step: Step = None
 
     def __post_init__(self) -> None:
-        require(self.chains >= 1, f"metropolis-hastings: chains must be at least 1, not {self.chains}")
-        require(self.moves >= 0, f"metropolis-hastings: moves must be at least 0, not {self.moves}")
+        at_least(self, chains=1, moves=0, temperature=0)
         require(self.temper > 0, f"metropolis-hastings: temper must be positive, not {self.temper}")
-        require(self.temperature >= 0, f"metropolis-hastings: temperature must be at least 0, not {self.temperature}")
         check_step("metropolis-hastings", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from forethought.core.budget import Budget
 from forethought.core.draft import Draft
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -21,18 +20,26 @@ from forethought.methods.weigh import log_odds
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain of particle Gibbs: its sweep, the particles of its last one, and the reference drawn from them."""
+    """A chain of particle Gibbs: its sweep, the particles of its last one, and the reference drawn from them.
+
+    `answers` is where a sweep publishes what it has come to, whatever ends its round; None where there are answers already.
+    """
 
     sweep: Sweep
     population: Population[Draft] = ()
     reference: Draft | None = None
+    answers: Scope | None = None
 
 
 async def swept(chain: Particle[Chain], at: Scope) -> Particle[Chain]:
     """A kernel: one more sweep."""
-    sweep = chain.state.sweep
-    pop = await sweep(chain.state.reference, at)
-    return chain.moved(Chain(sweep, pop, drawn(pop, at)))
+    now = chain.state
+    try:
+        pop = await now.sweep(now.reference, at)
+    finally:
+        if now.answers:
+            now.answers.keep(at.kept or ())
+    return chain.moved(Chain(now.sweep, pop, drawn(pop, at)))
 
 
 def exchanged(references: Sequence[Draft], tempers: Sequence[float], by: By, at: Scope) -> list[Draft]:
@@ -69,19 +76,17 @@ class ParallelTempering:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name, least in (("chains", 1), ("n", 2), ("sweeps", 1), ("hottest", 1), ("temperature", 0)):
-            value = getattr(self, name)
-            require(value >= least, f"parallel-tempering: {name} must be at least {least}, not {value}")
+        at_least(self, chains=1, n=2, sweeps=1, hottest=1, temperature=0)
         check_step("parallel-tempering", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         by = by.stepped(self.step)
         tempers = [self.hottest ** (k / max(self.chains - 1, 1)) for k in range(self.chains)]
         sweeps = [Sweep(problem, by, self.n, temper, self.temperature) for temper in tempers]
-        chains = [Particle(Chain(sweep)) for sweep in sweeps]
+        chains = [Particle(Chain(sweep, answers=None if k else at)) for k, sweep in enumerate(sweeps)]
         coldest: list[Particle[Draft]] = []
         for _ in range(self.sweeps):
-            with at.limit(Budget()) as inside:
+            with at.aside() as inside:
                 chains = await each(chains, swept, inside, failures="fail")
             coldest += chains[0].state.population
             at.keep(coldest)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from forethought.core.blocks import spawn
-from forethought.core.budget import Budget
 from forethought.core.draft import ROOT, Draft
 from forethought.core.population import Particle, Population, ended, log_evidence, posterior
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.resample import resample
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
@@ -83,10 +82,9 @@ class ParticleGibbs:
     step: Step = None
 
     def __post_init__(self) -> None:
+        at_least(self, sweeps=1, temperature=0)
         require(self.n >= 2, f"particle-gibbs: n must be at least 2, of which one is the reference, not {self.n}")
-        require(self.sweeps >= 1, f"particle-gibbs: sweeps must be at least 1, not {self.sweeps}")
         require(self.temper > 0, f"particle-gibbs: temper must be positive, not {self.temper}")
-        require(self.temperature >= 0, f"particle-gibbs: temperature must be at least 0, not {self.temperature}")
         check_step("particle-gibbs", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
@@ -96,7 +94,7 @@ class ParticleGibbs:
         reference: Draft | None = None
         for _ in range(self.sweeps):
             # An unfinished sweep is an answer only where there is no other.
-            with at.limit(Budget()) if every else nullcontext(at) as place:
+            with at.aside() if every else nullcontext(at) as place:
                 pop = await sweep(reference, place)
             every += pop
             at.keep(every)

@@ -10,7 +10,7 @@ from forethought.core.blocks import resampled, sequentially, spawn
 from forethought.core.draft import ROOT, Draft
 from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.resample import Scheme
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
@@ -36,9 +36,10 @@ class Steer:
     Law: proper; the expected measure is the model's times exp(strength * reward of the whole draft), for every `form`.
     The reward is what the verifier says of the draft so far: its `grade`, or with `of=log` the logarithm of it, which for
     a constraint (grade 0: see the verifier `pattern`) ends the particle, and for a classifier gives its probability to the
-    power `strength`. An unknown grade is a reward of 0. A step weighs exp(strength * x), where x is the change of the reward
-    (`difference`), the greatest reward so far (`max`) or the sum of all so far (`sum`); the last step of a draft divides by
-    what earlier ones gave, so that the whole is exp(strength * final reward).
+    power `strength`; the law then needs a grade that stays 0 once it is 0. An unknown grade is a reward of 0. A step weighs
+    exp(strength * x), where x is the change of the reward (`difference`), the greatest reward so far (`max`) or the sum of
+    all so far (`sum`); the last step of a draft divides by what earlier ones gave, so that the whole is
+    exp(strength * final reward).
     Constants as published for images: n 4, strength 10, multinomial resampling below an effective sample size of n/2.
     """
 
@@ -56,10 +57,8 @@ class Steer:
     step: Step = None
 
     def __post_init__(self) -> None:
-        require(self.n >= 1, f"steer: n must be at least 1, not {self.n}")
-        require(self.strength >= 0, f"steer: strength must be at least 0, not {self.strength}")
+        at_least(self, n=1, strength=0, temperature=0)
         require(0 <= self.ess <= 1, f"steer: ess is a share of n, from 0 to 1, not {self.ess}")
-        require(self.temperature >= 0, f"steer: temperature must be at least 0, not {self.temperature}")
         check_step("steer", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
@@ -69,9 +68,12 @@ class Steer:
 
     def _gain(self, draft: Draft, by: By) -> float:
         rewards = [self._reward(d, by) for d in draft.lineage() if d.parent is not None][::-1]
+        if self.strength == 0:
+            return 0.0
+        if rewards[-1] == -math.inf:
+            return -math.inf
         *earlier, last = potentials(rewards, self.form)
-        gain = last if draft.finish is None else rewards[-1] - math.fsum(earlier)
-        return self.strength * gain if self.strength else 0.0
+        return self.strength * (last if draft.finish is None else rewards[-1] - math.fsum(earlier))
 
     def _reward(self, draft: Draft, by: By) -> float:
         grade = by.value(draft)

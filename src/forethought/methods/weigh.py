@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 from forethought.core.blocks import Move
-from forethought.core.budget import Budget
 from forethought.core.draft import Draft
 from forethought.core.fanout import Kernel
 from forethought.core.operators import each
@@ -68,7 +67,7 @@ def forgetful(n: int, scheme: Scheme, temper: Callable[[Population[Draft]], floa
 async def foreseen(pop: Population[Draft], move: Move[Draft], at: Scope) -> list[float]:
     """What one more step would gain each particle, tried on a draft that is thrown away; equal drafts share one trial."""
     tried = {id(p.state): Particle(p.state) for p in pop if not p.ended}
-    with at.limit(Budget()) as inside:  # what is kept inside is no answer
+    with at.aside() as inside:
         ahead = await move(list(tried.values()), inside)
     gains = {id(p.state.parent): p.logw for p in ahead}
     return [gains.get(id(p.state), 0.0) for p in pop]
