@@ -9,7 +9,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -49,10 +49,7 @@ class AStar:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "expand"):
-            require(getattr(self, name) >= 1, f"a-star: {name} must be at least 1, not {getattr(self, name)}")
-        for name in ("weight", "temperature"):
-            require(getattr(self, name) >= 0, f"a-star: {name} must be at least 0, not {getattr(self, name)}")
+        at_least(self, n=1, expand=1, weight=0, temperature=0)
         if self.path == "likelihood":
             object.__setattr__(self, "needs", self.needs | {"logprobs"})
         check_step("a-star", self.step)
@@ -90,7 +87,7 @@ class AStar:
 
 def answers(frontier: list[Entry]) -> list[Particle[Draft]]:
     """The drafts that have ended, best first."""
-    return [entry[3] for entry in sorted(frontier) if entry[3].ended]
+    return [entry[3] for entry in sorted(entry for entry in frontier if entry[3].ended)]
 
 
 def left(draft: Draft, by: By) -> float:

@@ -8,10 +8,11 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import each, prune
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
+from forethought.methods.steps import by_grade
 
 
 @methods.register("capability-aware")
@@ -43,9 +44,7 @@ class CapabilityAware:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("n", "window"):
-            require(getattr(self, name) >= 1, f"capability-aware: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.steps >= 0, f"capability-aware: steps must be at least 0, not {self.steps}")
+        at_least(self, n=1, window=1, steps=0)
         require(0 < self.keep <= 1, f"capability-aware: keep is a share, above 0 and at most 1, not {self.keep}")
         ordered = 0 <= self.low <= self.high
         require(ordered, f"capability-aware: 0 <= low <= high has to hold, not {self.low}, {self.high}")
@@ -57,10 +56,7 @@ class CapabilityAware:
         return max(self.n - math.ceil(len(made) / kept) * self.window, 0)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
-        def grade(particle: Particle[Draft]) -> float:
-            value = by.value(particle.state)
-            return -math.inf if value is None else value
-
+        grade = by_grade(by)
         pop: list[Particle[Draft]] = []
         for drawn in range(0, self.n, self.window):
             temperature = self.low + (self.high - self.low) * drawn / max(self.n - 1, 1)
