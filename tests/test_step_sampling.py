@@ -190,10 +190,16 @@ async def test_phi_looks_ahead_from_likely_steps_only() -> None:
 
 async def test_phi_ends_early_when_foresights_agree() -> None:
     calls = [
-        (await climb(f"phi-decoding(width=2, expand=2, least={least}, threshold=0.1)"))[1].account.spent.calls
-        for least in (0, 1, 2)
+        (await climb(f"phi-decoding(width=2, expand=2, {ends})"))[1].account.spent.calls
+        for ends in ("depth=1", *(f"least={least}, threshold=0.1" for least in (0, 1, 2, 3)), "depth=3")
     ]
-    assert calls[0] < calls[1] < calls[2]
+    assert calls[0] == calls[1] == calls[2] < calls[3] < calls[4] == calls[5]
+
+
+async def test_phi_goes_on_while_no_cluster_holds_more_than_the_threshold() -> None:
+    method = "phi-decoding(width=2, expand=2, clusters=1, least=0, depth=3, threshold={})"
+    calls = [(await climb(method.format(threshold)))[1].account.spent.calls for threshold in (0.99, 1)]
+    assert calls[0] < calls[1]
 
 
 async def test_phi_without_foresight_is_samples_weighted_in_the_larger_cluster() -> None:

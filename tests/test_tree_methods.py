@@ -171,7 +171,7 @@ async def test_failed_simulations_are_dropped(spelling: str) -> None:
     "self-eval-beam(width=0)", "self-eval-beam(expand=0)", "self-eval-beam(tau=-1)", "self-eval-beam(decay=-0.5)",
     "self-eval-beam(temperature=-1)", "phi-decoding(width=0)", "phi-decoding(expand=0)", "phi-decoding(depth=-1)",
     "phi-decoding(clusters=0)", "phi-decoding(sigma=-1)", "phi-decoding(temper=0)", "phi-decoding(temperature=-1)",
-    "phi-decoding(foresight=-1)", "phi-decoding(least=-1)",
+    "phi-decoding(foresight=-1)", "phi-decoding(least=-1)", "phi-decoding(threshold=-0.1)", "phi-decoding(threshold=1.1)",
     "dvts(n=0)", "dvts(expand=0)", "dvts(n=6, expand=4)", "dvts(temperature=-1)", "rebase(n=0)", "rebase(temper=-1)",
     "rebase(temperature=-0.5)", "ets(n=0)", "ets(temper=-1)", "ets(cost=-1)", "ets(coverage=-1)", "ets(likeness=-1)",
     "ets(temperature=-1)", "a-star(n=0)", "a-star(expand=0)", "a-star(weight=-1)", "a-star(path=length)",

@@ -11,7 +11,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -19,8 +19,6 @@ from forethought.methods.chances import distinct, likelihood, softmax
 from forethought.methods.foresight import Pair, agreement, clustered, gains, paired
 from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.simulate import keeping
-
-LAST_CLUSTERS = 2
 
 
 @methods.register("phi-decoding")
@@ -32,13 +30,15 @@ class PhiDecoding:
     than `sigma` deviations below average are dropped (in-width pruning), unless fewer than `width` would stay; each of the
     others is written to its end once. Its value is the mean log-probability of that foresight, its advantage the gain over
     its parent's value. `width` steps are drawn without replacement by the average of two softmaxes, of the share of the
-    foresight's cluster and of advantage / `temper`. After `least` steps that cannot end it, the search ends when the largest
-    cluster holds `threshold` of the foresights or all are the same (in-depth pruning). Then all drafts are finished.
+    foresight's cluster and of advantage / `temper`. From step `least` on the search ends when the largest cluster holds more
+    than `threshold` of the foresights, and after it also when all are the same (in-depth pruning). Then all are finished.
     Law: greedy; the weights are those by which the paper draws its one answer: softmax of advantage / `temper` in the larger
     of two clusters of the finished drafts, zero elsewhere.
-    Constants as published. Where the released code fails (fewer steps than `width`) or does nothing sensible, this differs:
-    it takes all there are, a finished draft stays and costs nothing more (its last step is its foresight), the last
-    selection before an early end is kept, and a foresight is clustered together with the step it follows.
+    Constants as published; `threshold` is 0.7 in the released code, which also drops steps of no advantage before it
+    clusters, lets a large cluster seen before step `least` end the search there, and looks for the same steps instead of
+    foresights. Where it fails (fewer steps than `width`) or does nothing sensible, this differs: it takes all there are, a
+    finished draft stays and costs nothing more (its last step is its foresight), the last selection before an early end is
+    kept, and a foresight is clustered together with the step it follows.
     """
 
     law: ClassVar[Law] = "greedy"
@@ -58,9 +58,8 @@ class PhiDecoding:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "expand", "clusters", "depth", "least", "sigma", "temperature", "foresight"):
-            value, lowest = getattr(self, name), int(name in ("width", "expand", "clusters"))
-            require(value >= lowest, f"phi-decoding: {name} must be at least {lowest}, not {value}")
+        at_least(self, width=1, expand=1, clusters=1, depth=0, least=0, sigma=0, temperature=0, foresight=0)
+        require(0 <= self.threshold <= 1, f"phi-decoding: threshold is a share, from 0 to 1, not {self.threshold}")
         require(self.temper > 0, f"phi-decoding: temper must be positive, not {self.temper}")
         check_step("phi-decoding", self.step)
 
@@ -86,7 +85,8 @@ class PhiDecoding:
             chosen = [pairs[i] for i in distinct(law, self.width, at)]
             pop = [Particle(draft, done=draft.finish is not None) for draft, _ in chosen]
             value = {draft: likelihood(end) for draft, end in chosen}
-            if depth >= self.least and (len({end.text for _, end in pairs}) == 1 or max(shares) >= self.threshold):
+            agreed = depth + 1 >= self.least and max(shares) > self.threshold
+            if agreed or (depth >= self.least and len({end.text for _, end in pairs}) == 1):
                 break
         with keeping(seen, at):
             made = await each(pop, by.draft(problem, self.foresight, logprobs=0), at)
@@ -103,7 +103,7 @@ class PhiDecoding:
 
     def weighed(self, pairs: Sequence[Pair], value: dict[Draft, float]) -> list[Particle[Draft]]:
         """The finished drafts with the chances by which the paper draws one of them."""
-        labels = clustered(pairs, LAST_CLUSTERS)
+        labels = clustered(pairs, 2)
         largest = labels == np.bincount(labels).argmax()
         law = softmax(np.where(largest, gains(pairs, value) / self.temper, -math.inf))
         logs = [math.log(p) if p > 0 else -math.inf for p in law.tolist()]
