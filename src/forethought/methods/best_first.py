@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from forethought.core.draft import Draft
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -34,8 +34,8 @@ class BestFirst:
     Countdown is such a world: the state is its numbers. In a task that has none a step of text is a move; there a text that
     has not ended after all rounds is written to its end.
     Law: greedy; one draft, the record of the way.
-    Constants as published: expand 5, draws 20, depth 5, nodes 20, rounds 5, temperature 1. The value, in the paper a vote of
-    20 judgements, is the verifier's.
+    Constants as published: expand 5, draws 20 (there twice `expand` where that is more), depth 5, nodes 20, rounds 5,
+    temperature 1. The value, in the paper a vote of 20 judgements, is the verifier's.
     """
 
     law: ClassVar[Law] = "greedy"
@@ -54,9 +54,7 @@ class BestFirst:
     step: Step = None
 
     def __post_init__(self) -> None:
-        for name in ("expand", "draws", "depth", "nodes", "rounds"):
-            require(getattr(self, name) >= 1, f"best-first: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.temperature >= 0, f"best-first: temperature must be at least 0, not {self.temperature}")
+        at_least(self, expand=1, draws=1, depth=1, nodes=1, rounds=1, temperature=0)
         check_step("best-first", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:

@@ -9,7 +9,7 @@ from forethought.core.blocks import degenerate, sequentially, spawn
 from forethought.core.draft import ROOT, Draft
 from forethought.core.population import Particle, Population, ended, ess, posterior
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.resample import Scheme, resample
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
@@ -36,7 +36,8 @@ class EntropicParticleFilter:
     Law: proper; the same target as `particle-filter`: whatever law draws the survivors, their weights are corrected for it.
     `look_ahead` modulates that law by what one more step would gain each particle (an auxiliary particle filter), for one
     more step a particle and round. Progress is counted in rounds of `horizon` (None: as many as a draft may have steps).
-    Constants as published: temperature (1 - progress) / (ESS / n) if ESS / n and progress are both below 1/2; systematic.
+    Constants as published, not parameters here: temperature (1 - progress) / (ESS / n) while ESS / n (`ess_threshold` in the
+    authors' code) and progress (`early_phase`) are both below 1/2, else 1, which is its base temperature; systematic.
     The authors' code has no look-ahead; its form here is the textbook's. See `entropic-particle-filter-published`.
     """
 
@@ -52,7 +53,8 @@ class EntropicParticleFilter:
     step: Step = None
 
     def __post_init__(self) -> None:
-        check("entropic-particle-filter", self.n, self.horizon, self.temperature, self.step)
+        at_least(self, n=1, horizon=1, temperature=0)
+        check_step("entropic-particle-filter", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         by = by.stepped(self.step)
@@ -91,7 +93,8 @@ class EntropicParticleFilterPublished:
     step: Step = None
 
     def __post_init__(self) -> None:
-        check("entropic-particle-filter-published", self.n, self.horizon, self.temperature, self.step)
+        at_least(self, n=1, horizon=1, temperature=0)
+        check_step("entropic-particle-filter-published", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         by = by.stepped(self.step)
@@ -99,10 +102,3 @@ class EntropicParticleFilterPublished:
         step = prefixes(problem, by, by.step(problem, self.temperature))
         redraw = forgetful(self.n, self.resampling, lambda pop: entropic(pop, next(rounds) / horizon))
         return await sequentially(spawn(ROOT, self.n), at, step, redraw)
-
-
-def check(name: str, n: int, horizon: int | None, temperature: float, step: Step) -> None:
-    require(n >= 1, f"{name}: n must be at least 1, not {n}")
-    require(horizon is None or horizon >= 1, f"{name}: horizon must be at least 1, not {horizon}")
-    require(temperature >= 0, f"{name}: temperature must be at least 0, not {temperature}")
-    check_step(name, step)
