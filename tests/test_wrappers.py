@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from statistics import fmean
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,7 @@ from forethought.methods import By, methods
 from forethought.models.scripted import Scripted
 from forethought.tasks.protocol import Task
 from forethought.verifiers import Verifier, verifiers
+from forethought.verifiers.aggregated import Aggregated
 from forethought.verifiers.asking import given, grown
 from forethought.verifiers.noisy import Noisy
 from forethought.verifiers.overconfident import Overconfident
@@ -62,6 +66,30 @@ def log_odds(grade: float | None) -> float:
 
 async def grade_of(verifier: Verifier, text: str) -> Grade:
     return (await verifier.grade(draft(text), PROBLEM, ToyTask(), CALL))[0]
+
+
+@pytest.mark.parametrize(("steps", "fold"), [
+    ("last", lambda grades: grades[-1]), ("min", min), ("mean", fmean), ("product", math.prod),
+])  # fmt: skip
+async def test_a_search_goes_by_all_steps_of_an_aggregated_verifier(
+    steps: Any, fold: Callable[[Sequence[float]], float]
+) -> None:
+    verifier = Aggregated(steps, "exact")
+    verifier.__dict__["inner"] = Reading()
+    grades = [table(text) for text in ("b", "ba", "ba.")]
+    assert await grade_of(verifier, "ba.") == Grade(pytest.approx(fold(grades)), tuple(grades))
+    by = By(ToyModel(Seeded(1)), ToyTask(), verifier)
+    (best,) = await methods.parse("beam(width=1, expand=8)")(PROBLEM, by, Scope.root(Run(Seeded(1))))
+    assert by.value(best.state) == pytest.approx(
+        fold([table(best.state.text[: i + 1]) for i in range(best.state.size)])
+    )
+    assert best.state.grades[str(verifier)].cost.verifier_tokens == 1  # only its last step was read anew
+
+
+async def test_an_unknown_grade_stays_unknown_however_it_is_aggregated() -> None:
+    verifier = Aggregated("mean", "exact")
+    verifier.__dict__["inner"] = Unsure()
+    assert (await grade_of(verifier, "ba.")).value is None
 
 
 async def test_confidence_is_multiplied_and_fades() -> None:

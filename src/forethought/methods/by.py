@@ -14,7 +14,7 @@ from forethought.methods.kernels import Extend, Graded
 from forethought.models.protocol import Model
 from forethought.tasks.protocol import Task
 from forethought.verifiers.grading import Grading, grade_all, grade_of
-from forethought.verifiers.protocol import Aggregation, Verifier, aggregate
+from forethought.verifiers.protocol import Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class By:
         """Grade every draft that has no grade yet, in one round."""
         return await grade_all(pop, self._verifier, problem, self.task, at)
 
-    def value(self, draft: Draft, how: Aggregation = "last") -> float | None:
-        """A draft's grade as one number; None if unknown."""
-        return aggregate(grade_of(draft, self._verifier), how)
+    def value(self, draft: Draft) -> float | None:
+        """A draft's grade; None if unknown."""
+        return grade_of(draft, self._verifier).value
 
     @property
     def _verifier(self) -> Verifier:

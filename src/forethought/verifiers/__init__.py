@@ -1,6 +1,7 @@
 """Verifiers: what gives drafts grades. Importing this package registers those below."""
 
 from forethought.verifiers import (
+    aggregated,
     agreement,
     classifier,
     code,
@@ -25,6 +26,7 @@ __all__ = [
     "Comparer",
     "Verifier",
     "aggregate",
+    "aggregated",
     "agreement",
     "classifier",
     "code",
