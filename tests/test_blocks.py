@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Hashable, Iterator
@@ -10,13 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from forethought.core import blocks
 from forethought.core.blocks import (
+    Execution,
     Law,
     Program,
-    Trace,
     accepted,
     advanced,
     degenerate,
+    execute,
     given,
     independent,
     pimh,
@@ -28,8 +31,8 @@ from forethought.core.blocks import (
     single_site,
     smc,
     spawn,
-    trace,
 )
+from forethought.core.errors import UsageError
 from forethought.core.population import Particle, Population, log_evidence
 from forethought.core.scope import Run, Scope, Seeded, Source
 from tests.toy import outcomes
@@ -84,7 +87,7 @@ PROGRAMS = [weather, walk, harsh, silent, unscored]
 every = pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
 
 
-def runs(program: Program[Any], until: float = math.inf, begun: tuple[int, ...] = ()) -> Iterator[Trace[Any]]:
+def runs(program: Program[Any], until: float = math.inf, begun: tuple[int, ...] = ()) -> Iterator[Execution[Any]]:
     """Every run of a program that begins with the choices `begun`."""
 
     class MoreError(Exception):
@@ -96,7 +99,7 @@ def runs(program: Program[Any], until: float = math.inf, begun: tuple[int, ...] 
         return begun[position]
 
     try:
-        yield trace(program, choose, until)
+        yield execute(program, choose, until)
     except MoreError as more:
         for i in range(more.args[0]):
             yield from runs(program, until, (*begun, i))
@@ -114,7 +117,7 @@ def place(source: Source) -> Scope:
     return Scope.root(Run(source=source))
 
 
-async def expected(infer: Callable[[Scope], Awaitable[Population[Trace[Any]]]]) -> dict[Hashable, float]:
+async def expected(infer: Callable[[Scope], Awaitable[Population[Execution[Any]]]]) -> dict[Hashable, float]:
     total: dict[Hashable, float] = defaultdict(float)
     async for chance, pop in outcomes(lambda source: infer(place(source))):
         for p in pop:
@@ -127,13 +130,13 @@ async def expected(infer: Callable[[Scope], Awaitable[Population[Trace[Any]]]]) 
 # proper: the unnormalised measure
 
 
-async def one(program: Program[Any], at: Scope) -> list[Particle[Trace[Any]]]:
+async def one(program: Program[Any], at: Scope) -> list[Particle[Execution[Any]]]:
     return [await sampled(program, at)]
 
 
-COMPOSITIONS: dict[str, Callable[[Program[Any], Scope], Awaitable[Population[Trace[Any]]]]] = {
+COMPOSITIONS: dict[str, Callable[[Program[Any], Scope], Awaitable[Population[Execution[Any]]]]] = {
     "weighted": one,
-    "population": lambda program, at: sequentially(spawn(Trace(program), 2), at, advanced),
+    "population": lambda program, at: sequentially(spawn(Execution(program), 2), at, advanced),
     "smc": lambda program, at: smc(program, 2, at),
     "smc multinomial": lambda program, at: smc(program, 2, at, resampled(2, "multinomial")),
     "smc by ess": lambda program, at: smc(program, 2, at, resampled(2, share=0.9)),
@@ -152,7 +155,7 @@ async def test_compositions_keep_the_measure(program: Program[Any], composition:
 
 @every
 async def test_a_population_as_one_sample_keeps_the_measure(program: Program[Any]) -> None:
-    async def infer(at: Scope) -> list[Particle[Trace[Any]]]:
+    async def infer(at: Scope) -> list[Particle[Execution[Any]]]:
         return [proper(await smc(program, 2, at), at)]
 
     assert await expected(infer) == pytest.approx(measure(program), rel=1e-9)
@@ -212,7 +215,7 @@ async def test_single_site_moves_are_reversible(program: Program[Any], until: fl
     matrix = np.zeros((len(states), len(states)))
     for i, state in enumerate(states):
 
-        async def move(at: Scope, state: Trace[Any] = state) -> Particle[Trace[Any]]:
+        async def move(at: Scope, state: Execution[Any] = state) -> Particle[Execution[Any]]:
             return single_site(Particle(state, -0.5, state.ended), until, at)
 
         async for chance, found in row(move):
@@ -231,7 +234,7 @@ async def test_single_site_moves_are_reversible(program: Program[Any], until: fl
 async def test_pimh_follows_the_program(program: Program[Any], n: int) -> None:
     """The chain over (value, evidence) keeps the law of the proposals times their evidence, whose values follow the program."""
 
-    async def propose(at: Scope) -> Particle[Trace[Any]]:
+    async def propose(at: Scope) -> Particle[Execution[Any]]:
         return proper(await smc(program, n, at), at)
 
     proposals: dict[tuple[Any, float], float] = defaultdict(float)
@@ -300,3 +303,26 @@ async def test_moves_of_none_are_smc(program: Program[Any]) -> None:
     assert await spread(lambda at: rmsmc(program, 2, 2, 0, at)) == pytest.approx(
         await spread(lambda at: smc(program, 2, at))
     )
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64])
+async def test_a_score_is_any_real_number(number: Callable[[int], Any]) -> None:
+    def program() -> Asks:
+        yield number(1)
+
+    (particle,) = await smc(program, 1, place(Seeded(0)))
+    assert particle.logw == 1.0
+
+
+@pytest.mark.parametrize("senseless", [
+    lambda at: smc(weather, 0, at), lambda at: smc(weather, -1, at), lambda at: rmsmc(weather, 0, 1, 1, at),
+    lambda at: rmsmc(weather, 2, -1, 1, at), lambda at: rmsmc(weather, 2, 1, -1, at),
+    lambda at: pimh(lambda at: sampled(weather, at), -1, at),
+])  # fmt: skip
+async def test_senseless_numbers_are_refused(senseless: Callable[[Scope], Awaitable[Any]]) -> None:
+    with pytest.raises(UsageError, match="at least"):
+        await senseless(place(Seeded(0)))
+
+
+def test_the_example_runs_as_it_stands() -> None:
+    assert doctest.testmod(blocks) == doctest.TestResults(0, 6)
