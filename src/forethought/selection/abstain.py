@@ -14,7 +14,7 @@ from forethought.core.errors import BudgetEnded, UsageError
 from forethought.core.operators import branch, each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.methods.drawing import read
@@ -57,12 +57,9 @@ class Abstain:
     temperature: float = 0.3
 
     def __post_init__(self) -> None:
+        at_least(self, skeletons=1, n=1, margin=0, temperature=0)
         require(0 <= self.threshold <= 1, f"abstain: threshold lies between 0 and 1, not {self.threshold}")
         require(0 < self.risk < 1, f"abstain: risk lies between 0 and 1, not {self.risk}")
-        for name in ("skeletons", "n"):
-            require(getattr(self, name) >= 1, f"abstain: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.margin >= 0, f"abstain: margin must be at least 0, not {self.margin}")
-        require(self.temperature >= 0, f"abstain: temperature must be at least 0, not {self.temperature}")
         asks: frozenset[Need] = frozenset({"instructions"} if self.test == "information" else ())
         object.__setattr__(self, "needs", counting(self.of, "abstain").needs | asks)
 

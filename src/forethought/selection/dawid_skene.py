@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from forethought.core.draft import Draft
 from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.selection.protocol import Known, Need, Verdict, selections
@@ -42,7 +42,7 @@ class DawidSkene:
     accuracies: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        require(self.samplers >= 1, f"dawid-skene: samplers must be at least 1, not {self.samplers}")
+        at_least(self, samplers=1)
         if self.accuracies is not None:
             fits = len(self.accuracies) == self.samplers and all(0 < a < 1 for a in self.accuracies)
             require(fits, f"dawid-skene: accuracies are {self.samplers} numbers between 0 and 1, not {self.accuracies}")

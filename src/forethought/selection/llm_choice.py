@@ -15,7 +15,7 @@ from forethought.core.errors import BudgetEnded
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.models.protocol import Request
@@ -52,9 +52,7 @@ class LlmChoice:
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("votes", "most", "tokens"):
-            require(getattr(self, name) >= 1, f"llm-choice: {name} must be at least 1, not {getattr(self, name)}")
-        require(self.temperature >= 0, f"llm-choice: temperature must be at least 0, not {self.temperature}")
+        at_least(self, votes=1, most=1, tokens=1, temperature=0)
 
     async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
         votes = await polled(pop, problem, by, at)

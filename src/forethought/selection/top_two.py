@@ -11,7 +11,7 @@ import numpy as np
 from forethought.core.draft import Draft
 from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.selection.dawid_skene import choices, normalised
@@ -47,8 +47,7 @@ class TopTwo:
     reliabilities: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        require(self.samplers >= 1, f"top-two: samplers must be at least 1, not {self.samplers}")
-        require(self.choices is None or self.choices >= 2, f"top-two: choices must be at least 2, not {self.choices}")
+        at_least(self, samplers=1, choices=2)
         if self.reliabilities is not None:
             fits = len(self.reliabilities) == self.samplers and all(0 < p < 1 for p in self.reliabilities)
             require(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from forethought.core.cost import ZERO, Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Call
 from forethought.models.protocol import Request, weights_in
 from forethought.sandbox import Kind, Limits, Program, bubblewrap, run
@@ -47,8 +47,8 @@ class Agreement(Asks):
     seconds: float = 5.0
 
     def __post_init__(self) -> None:
+        at_least(self, tokens=1)
         require(0 <= self.floor <= 1, f"agreement: floor must lie between 0 and 1, not {self.floor}")
-        require(self.tokens >= 1, f"agreement: tokens must be at least 1, not {self.tokens}")
         require(self.seconds > 0, f"agreement: seconds must be above 0, not {self.seconds}")
         self._scorer()
 

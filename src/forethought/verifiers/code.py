@@ -10,7 +10,7 @@ from forethought.core.cost import Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
 from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Call
 from forethought.sandbox import Kind, Limits, Program, bubblewrap, run
 from forethought.tasks.protocol import Task
@@ -43,8 +43,8 @@ class Code:
     megabytes: int = 512
 
     def __post_init__(self) -> None:
+        at_least(self, megabytes=64)
         require(self.seconds > 0, f"code: seconds must be above 0, not {self.seconds}")
-        require(self.megabytes >= 64, f"code: megabytes must be at least 64, not {self.megabytes}")
 
     def oracle(self, task: Task) -> bool:
         return self.tests is None

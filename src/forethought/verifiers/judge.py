@@ -10,7 +10,7 @@ from typing import Literal
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Call
 from forethought.models.protocol import Completion, Model, Request
 from forethought.tasks.protocol import Task
@@ -59,9 +59,7 @@ class Judge(Asks):
     tokens: int = 512
 
     def __post_init__(self) -> None:
-        require(self.votes >= 1, f"judge: votes must be at least 1, not {self.votes}")
-        require(self.tokens >= 1, f"judge: tokens must be at least 1, not {self.tokens}")
-        require(self.temperature >= 0, f"judge: temperature must be at least 0, not {self.temperature}")
+        at_least(self, votes=1, tokens=1, temperature=0)
         kept = self.keep is None or 1 <= self.keep <= self.votes
         require(kept, f"judge: keep must lie between 1 and votes={self.votes}, not {self.keep}")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from forethought.core.cost import Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Call
 from forethought.models.protocol import Request
 from forethought.tasks.protocol import Task
@@ -60,8 +60,7 @@ class Logic(Asks):
     seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        require(self.parses >= 0, f"logic: parses must be at least 0, not {self.parses}")
-        require(self.tokens >= 1, f"logic: tokens must be at least 1, not {self.tokens}")
+        at_least(self, parses=0, tokens=1)
         require(self.seconds > 0, f"logic: seconds must be above 0, not {self.seconds}")
 
     def oracle(self, task: Task) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.problem import Problem
-from forethought.core.registry import require
+from forethought.core.registry import at_least
 from forethought.core.scope import Call
 from forethought.tasks.protocol import Task
 from forethought.verifiers.around import Around, written_steps
@@ -32,8 +32,7 @@ class Overconfident(Around):
     until: int = 5
 
     def __post_init__(self) -> None:
-        require(self.sharpen >= 0, f"overconfident: sharpen must be at least 0, not {self.sharpen}")
-        require(self.until >= 1, f"overconfident: until must be at least 1, not {self.until}")
+        at_least(self, sharpen=0, until=1)
         verifiers.parse(self.of)
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
