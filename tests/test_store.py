@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 import subprocess
@@ -153,6 +154,16 @@ def test_many_runs_in_one_file(store: RunStore) -> None:
     assert store.run(2) == rows[1]
 
 
+def test_a_run_that_is_done_stays_so_whoever_is_stopped_later(path: Path, store: RunStore) -> None:
+    """Two processes ask the same question: one answers it, the other is stopped."""
+    with RunStore(path) as other:
+        run, same = store.begin("a", {}).id, other.begin("a", {}).id
+        assert run == same
+        store.end(run, "done", {"answer": "42"})
+        other.end(same, "interrupted")
+    assert (store.run(run).status, store.run(run).outcome) == ("done", {"answer": "42"})
+
+
 def test_a_run_that_is_not_there(store: RunStore) -> None:
     with pytest.raises(UsageError, match="has no run 7; `forethought runs"):
         store.run(7)
@@ -242,6 +253,49 @@ async def test_a_cancelled_writer_neither_loses_its_row_nor_that_of_others(store
         for i in range(1, 4):
             tasks.start_soon(trace.write, Event((i,), "sample"))
     assert len(store.events(1)) == 4
+
+
+@pytest.mark.parametrize("passes", range(4))
+def test_a_writer_that_asyncio_itself_cancels_leaves_nobody_waiting(store: RunStore, passes: int) -> None:
+    """No shield keeps off what `asyncio.timeout` does: at the first checkpoint, or while a thread writes."""
+    trace = store.trace(store.begin("a", {}).id)
+
+    async def main() -> None:
+        first = asyncio.create_task(write(0))
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(write(i)) for i in (1, 2)]
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait_for(asyncio.gather(*others, write(3)), 5)
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+    async def write(i: int) -> None:
+        await trace.write(Event((i,), "sample"))
+
+    asyncio.run(main())
+    assert len(store.events(1)) == 4
+
+
+async def test_a_writer_that_asyncio_cancels_behind_another_batch_is_written_too(store: RunStore) -> None:
+    trace = store.trace(store.begin("a", {}).id)
+
+    async def main() -> None:
+        writers = []
+        for i in range(6):
+            writers.append(asyncio.create_task(write(i)))
+            for _ in range(3):
+                await asyncio.sleep(0)
+        for writer in writers[1::2]:
+            writer.cancel()
+        await asyncio.wait_for(asyncio.gather(*writers, write(6), return_exceptions=True), 5)
+
+    async def write(i: int) -> None:
+        await trace.write(Event((i,), "sample"))
+
+    await anyio.to_thread.run_sync(lambda: asyncio.run(main()))
+    assert len(store.events(1)) == 7
 
 
 async def test_a_failed_write_is_told_to_all_who_wait_and_the_store_goes_on(store: RunStore) -> None:

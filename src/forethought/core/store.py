@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
@@ -125,10 +125,13 @@ class RunStore:
         return row
 
     def end(self, run: int, status: str, outcome: Mapping[str, Any] | None = None) -> None:
+        """Say how a run ended. What is done stays so: another process may have asked the same and been stopped later."""
         text = None if outcome is None else json.dumps(outcome)
         self.flush()
         with self._lock, self._told(ForethoughtError, "write to"):
-            self._db.execute("UPDATE runs SET status = ?, outcome = ? WHERE id = ?", (status, text, run))
+            self._db.execute(
+                "UPDATE runs SET status = ?, outcome = ? WHERE id = ? AND status != 'done'", (status, text, run)
+            )
 
     def runs(self) -> list[RunRow]:
         return self._select("ORDER BY id")
@@ -180,19 +183,36 @@ class RunStore:
             raise ForethoughtError(f"cannot write to {self.path}: {batch.error}")
 
     async def _commit(self, batch: _Batch) -> None:
-        await anyio.lowlevel.checkpoint()  # whoever finishes in the same pass of the loop joins
-        if self._writing is not None:
-            await self._writing.committed.wait()  # and whoever finishes before the last batch is written
-        if self._batch is batch:
-            self._batch = None
-        self._writing = batch
         try:
+            await self._close_batch(batch)
             await anyio.to_thread.run_sync(self._insert, batch.rows)
         except sqlite3.Error as error:
             batch.error = error
+        except BaseException:  # asyncio itself cancels, which no shield keeps off: others wait for these rows
+            self._insert_now(batch)
+            raise
         finally:
-            self._writing = None
+            if self._writing is batch:
+                self._writing = None
             batch.committed.set()
+
+    async def _close_batch(self, batch: _Batch) -> None:
+        """Let others join, then take the way to the disk."""
+        try:
+            await anyio.lowlevel.checkpoint()  # whoever finishes in the same pass of the loop joins
+            if self._writing is not None:
+                await self._writing.committed.wait()  # and whoever finishes before the last batch is written
+        finally:
+            if self._batch is batch:
+                self._batch = None
+        self._writing = batch
+
+    def _insert_now(self, batch: _Batch) -> None:
+        """Insert rows that a thread may be inserting already: it holds the lock until it has, and twice is once."""
+        try:
+            self._insert(batch.rows)
+        except sqlite3.Error as error:
+            batch.error = error
 
     def flush(self) -> None:
         """Write what was only noted. Called when a run ends."""
@@ -206,9 +226,17 @@ class RunStore:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        self.flush()
-        self._db.close()
+        try:
+            self.flush()
+        finally:
+            self._db.close()
 
 
 def _event(place: str, kind: str, start: float, cost: str, data: str) -> Event:
