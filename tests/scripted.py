@@ -109,7 +109,7 @@ class Extend:
             return await self.world.extend(particle.state, room, call)
 
         key = {"asked": f"{room} after {particle.state}"}
-        new = await bought(at, "sample", key, self.world.bound(room, size), act, to_json, from_json)
+        new = await bought(at, "sample", key, lambda: self.world.bound(room, size), act, to_json, from_json)
         text = particle.state + new
         return particle.moved(text, gain=len(new) / 8 - 0.25, done=len(text) >= LONGEST)
 
@@ -124,13 +124,10 @@ class Grade:
         return Cost(verifier_calls=1, verifier_tokens=3)
 
     async def __call__(self, particle: Particle[str], at: Scope) -> Particle[str]:
-        if not at.account.fits(self.bound(particle)):
-            raise BudgetEnded("no room for a grade")
-
         async def act(call: Call) -> tuple[str, Cost]:
             return await self.world.grade(particle.state, call)
 
-        grade = await bought(at, "grade", {"of": particle.state}, self.bound(particle), act, to_json, from_json)
+        grade = await bought(at, "grade", {"of": particle.state}, lambda: self.bound(particle), act, to_json, from_json)
         return particle.moved(particle.state, gain=(ord(grade[0]) - 100) / 16, done=particle.done)
 
 

@@ -239,6 +239,8 @@ async def test_a_comparison_is_bought_and_replayed() -> None:
     assert await compared(RIGHT, WRONG, judge, ASKED, TASK, again) == share
     assert (calls, model.spent.calls) == (5, 5)
     assert again.account.spent == first.account.spent
+    tight = Scope.root(Run(Seeded(3), MemoryTrace(run.trace.events)), Budget({"tokens": 0}))  # type: ignore[attr-defined]
+    assert await compared(RIGHT, WRONG, judge, ASKED, TASK, tight) == share  # a record is looked up before what fits
     need = judge.compare_bound(RIGHT, WRONG, ASKED, TASK)
     assert need.verifier_tokens >= first.account.spent.verifier_tokens
     with pytest.raises(BudgetEnded):

@@ -50,6 +50,17 @@ async def test_what_is_drawn_is_scored_the_same() -> None:
     assert checked >= 3
 
 
+async def test_a_recorded_likelihood_is_not_refused_by_a_budget(local: Local) -> None:
+    """What was bought in an earlier life is looked up before anyone asks whether it fits."""
+    trace = MemoryTrace()
+    first = await loglikelihood(local, Request(ASK), "1) 5+2=7\n", Scope.root(Run(Seeded(3), trace)))
+    at = Scope.root(Run(Seeded(3), MemoryTrace(trace.events)), Budget({"calls": 0}))
+    assert await loglikelihood(local, Request(ASK), "1) 5+2=7\n", at) == first
+    assert at.run.physical_calls == 0
+    with pytest.raises(BudgetEnded):
+        await loglikelihood(local, Request(ASK), "1) 5+2=7\n", at)
+
+
 async def test_scoring_is_charged_recorded_and_not_done_again(local: Local) -> None:
     at = Scope.root(Run(Seeded(3)), Budget({"calls": 1}))
     first = await loglikelihood(local, Request(ASK), "1) 5+2=7\n", at)

@@ -47,7 +47,7 @@ def paid(act: Callable[[str, Call], Awaitable[int]], most: int = 10) -> Move:
             return "!", Cost(calls=1, new_tokens=tokens, critical_tokens=tokens)
 
         bound = Cost(calls=1, new_tokens=most, critical_tokens=most)
-        return particle.moved(particle.state + await bought(at, "sample", {}, bound, run, to_json, from_json))
+        return particle.moved(particle.state + await bought(at, "sample", {}, lambda: bound, run, to_json, from_json))
 
     return kernel
 
@@ -428,7 +428,7 @@ async def test_a_race_in_waves_replays_under_the_same_admission() -> None:
         return 1
 
     def scope(trace: MemoryTrace) -> Scope:
-        return Scope.root(Run(ordered=False, failures="drop", trace=trace), Budget({"tokens": 30}))
+        return Scope.root(Run(ordered=False, failures="drop", trace=trace), Budget({"tokens": 31}))
 
     pop = particles("a", "x1", "x2", "b")
     first = scope(MemoryTrace())

@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 
 from forethought.core.cost import Cost
-from forethought.core.errors import ForethoughtError, ModelError
+from forethought.core.errors import BudgetEnded, ForethoughtError, ModelError
 from forethought.core.scope import Call, Run, Scope
 from forethought.core.trace import Event
 
@@ -22,45 +22,62 @@ async def bought(
     at: Scope,
     kind: str,
     key: Data,
-    bound: Cost,
+    bound: Callable[[], Cost],
     act: Callable[[Call], Awaitable[tuple[R, Cost]]],
     encode: Callable[[R], Data],
     decode: Callable[[Data, Cost], R],
 ) -> R:
     """Do `act` at the next place, or take its result from an earlier life of the run.
 
-    `bound` has been seen to fit (`Account.fits`). `key` names what was asked: a record of something else at the same place
-    means that the program has changed, which is an error. A call that is cancelled or fails is charged what it told of its
-    progress, else its whole reservation, marked `estimated`.
+    `key` names what was asked: a record of something else at the same place means that the program has changed, which is an
+    error. Where nothing is recorded, `bound` tells the most that it can cost: raises BudgetEnded, and takes no place, if
+    that does not fit. A call that is cancelled or fails is charged what it told of its progress, else its whole
+    reservation, marked `estimated`.
     """
-    call = at.call()
-    earlier = at.run.trace.recorded(call.place, kind)
+    earlier = _known(at, kind)
     if earlier is not None:
         return _replay(at, earlier, key, decode)
-    if at.run.failures == "drop":  # else a failure ended that life of the run, and is tried again
-        failed = at.run.trace.recorded(call.place, f"{kind} failed")
-        if failed is not None:
-            _recharge(at, failed)
-            raise ModelError(failed.data["error"])
+    need = bound()
+    if not at.account.fits(need):
+        raise BudgetEnded(f"the budget has no room for the next {kind}")
+    call = at.call()
     if at.over is not None:
         await _cut_off(at, at.over, at.run.trace.recorded(call.place, f"{kind} cancelled"))
-    again, at.resumed = at.resumed, False
-    at.account.reserve(bound)
+    again, at.resumed = {"again": True} if at.resumed else {}, False
+    result, start, cost = await _fresh(at, kind, call, need, act)
+    if again:
+        at.run.again.append(call.place)
+    await at.run.trace.write(Event(call.place, kind, start, cost, {**key, **encode(result), **again}))
+    return result
+
+
+def _known(at: Scope, kind: str) -> Event | None:
+    """What an earlier life recorded of the call that comes next. Raises ModelError again if it failed and was dropped."""
+    earlier = at.recorded(kind)
+    failed = at.recorded(f"{kind} failed") if earlier is None and at.run.failures == "drop" else None
+    if earlier or failed:
+        at.next()
+    if failed is not None:  # where failures end a run, it is tried again
+        _recharge(at, failed)
+        raise ModelError(failed.data["error"])
+    return earlier
+
+
+async def _fresh(
+    at: Scope, kind: str, call: Call, need: Cost, act: Callable[[Call], Awaitable[tuple[R, Cost]]]
+) -> tuple[R, float, Cost]:
+    """What `act` gives, when it began, and what it cost, which is charged."""
+    at.account.reserve(need)
     start = at.run.clock.now()
     try:
         at.run.physical_calls += 1
         result, cost = await act(call)
     except BaseException as error:
-        await _charge_unfinished(at, kind, call, start, bound, error)
+        await _charge_unfinished(at, kind, call, start, need, error)
         raise
     cost = cost.taking(at.run.clock.now() - start)
-    at.account.charge(cost, bound)
-    data = {**key, **encode(result)}
-    if again:
-        at.run.again.append(call.place)
-        data["again"] = True
-    await at.run.trace.write(Event(call.place, kind, start, cost, data))
-    return result
+    at.account.charge(cost, need)
+    return result, start, cost
 
 
 def _replay(at: Scope, event: Event, key: Data, decode: Callable[[Data, Cost], R]) -> R:

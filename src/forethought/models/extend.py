@@ -8,10 +8,13 @@ from hashlib import blake2b
 from typing import Any
 
 from forethought.core.call import Data, bought
-from forethought.core.cost import ZERO, Cost
+from forethought.core.cost import Cost
 from forethought.core.errors import BudgetEnded
 from forethought.core.scope import Call, Scope
 from forethought.models.protocol import Completion, Model, Request
+
+Lowered = tuple[Completion, int]
+"""A completion, and the `max_tokens` that there was room for."""
 
 
 async def extend(model: Model, request: Request, at: Scope) -> Completion:
@@ -19,22 +22,25 @@ async def extend(model: Model, request: Request, at: Scope) -> Completion:
 
     Raises BudgetEnded if not even one token fits, ModelError if the model fails.
     """
-    key: dict[str, Any] = {"asked": digest(request), "model": model.name}
-    asked, earlier = request.max_tokens, at.recorded("sample")
-    bound, most = ZERO, asked
-    if earlier is not None:  # it fitted then; what a remote model can cost may be told otherwise today
-        most = earlier.data.get("most", asked)
-    else:
-        request, bound = fitting(model, request, at)
-        most = request.max_tokens
-        if most < asked:
-            key["most"] = most
+    key, asked = {"asked": digest(request), "model": model.name}, request.max_tokens
 
-    async def act(call: Call) -> tuple[Completion, Cost]:
+    def bound() -> Cost:
+        nonlocal request
+        request, need = fitting(model, request, at)
+        return need
+
+    async def act(call: Call) -> tuple[Lowered, Cost]:
         completion = await model.extend(request, call)
-        return completion, completion.cost
+        return (completion, request.max_tokens), completion.cost
 
-    completion = await bought(at, "sample", key, bound, act, to_json, from_json)
+    def encode(said: Lowered) -> Data:
+        completion, most = said
+        return {**to_json(completion), **({"most": most} if most < asked else {})}
+
+    def decode(data: Data, cost: Cost) -> Lowered:
+        return from_json(data, cost), data.get("most", asked)
+
+    completion, most = await bought(at, "sample", key, bound, act, encode, decode)
     at.run.short |= completion.finish == "length" and most < asked
     return completion
 

@@ -10,7 +10,6 @@ from typing import Protocol
 from forethought.core.call import Data, bought
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
-from forethought.core.errors import BudgetEnded
 from forethought.core.population import Particle
 from forethought.core.problem import Message
 from forethought.core.registry import require
@@ -30,13 +29,13 @@ async def loglikelihood(model: Scoring, request: Request, continuation: str, at:
     the ability.
     """
     require("loglikelihood" in model.abilities, f"{model.name} cannot tell how likely a given text is")
-    bound = reading(model, request, continuation)
-    if not at.account.fits(bound):
-        raise BudgetEnded("the budget has no room to read another text")
+
+    def bound() -> Cost:
+        return reading(model, request, continuation)
 
     async def act(call: Call) -> tuple[tuple[float, ...], Cost]:
         logprobs = await model.loglikelihood(request, continuation, call)
-        return logprobs, bound if call.so_far is None else call.so_far
+        return logprobs, bound() if call.so_far is None else call.so_far
 
     asked = digest(request) + blake2b(continuation.encode(), digest_size=6).hexdigest()
     key = {"asked": asked, "model": model.name}

@@ -7,7 +7,6 @@ from typing import Protocol, runtime_checkable
 from forethought.core.call import Data, bought
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
-from forethought.core.errors import BudgetEnded
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Scope
 from forethought.tasks.protocol import Task
@@ -29,14 +28,14 @@ async def compared(first: Draft, second: Draft, by: Comparer, problem: Problem, 
 
     Raises BudgetEnded if it does not fit.
     """
-    need = by.compare_bound(first, second, problem, task)
-    if not at.account.fits(need):
-        raise BudgetEnded("the budget has no room for another comparison")
+
+    def bound() -> Cost:
+        return by.compare_bound(first, second, problem, task)
 
     async def act(call: Call) -> tuple[float | None, Cost]:
         return await by.compare(first, second, problem, task, call)
 
-    return await bought(at, "compare", {"verifier": str(by)}, need, act, to_json, from_json)
+    return await bought(at, "compare", {"verifier": str(by)}, bound, act, to_json, from_json)
 
 
 def to_json(share: float | None) -> Data:

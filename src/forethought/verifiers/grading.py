@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from forethought.core.call import Data, bought
 from forethought.core.cost import Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
-from forethought.core.errors import BudgetEnded, ModelError
+from forethought.core.errors import ModelError
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
@@ -30,9 +30,7 @@ class Grading:
         return self.verifier.bound(particle.state, self.problem, self.task)
 
     async def __call__(self, particle: Particle[Draft], at: Scope) -> Particle[Draft]:
-        draft, need = particle.state, self.bound(particle)
-        if at.recorded("grade") is None and not at.account.fits(need):
-            raise BudgetEnded("the budget has no room to grade another draft")
+        draft = particle.state
 
         async def act(call: Call) -> tuple[Grade, Cost]:
             grade, cost = await self.verifier.grade(draft, self.problem, self.task, call)
@@ -42,7 +40,7 @@ class Grading:
             return Grade(grade.value, grade.steps, cost), cost
 
         name = str(self.verifier)
-        grade = await bought(at, "grade", {"verifier": name}, need, act, to_json, from_json)
+        grade = await bought(at, "grade", {"verifier": name}, lambda: self.bound(particle), act, to_json, from_json)
         return Particle(draft.graded(name, grade), particle.logw, particle.done)
 
 
