@@ -335,7 +335,7 @@ async def test_a_round_can_be_shown_what_the_last_one_said() -> None:
 
 
 async def test_what_the_reasoner_cannot_read_is_refused() -> None:
-    from forethought.solving import check
+    from forethought.refusals import check
     from forethought.tasks import GENERATED
 
     class Reasoner(ToyModel):

@@ -28,8 +28,9 @@ from forethought.methods.hint_marginalization import shares
 from forethought.models.local import Local
 from forethought.models.protocol import Completion, Request
 from forethought.models.scripted import ABILITIES, Scripted
+from forethought.parts import Parts
+from forethought.refusals import check
 from forethought.selection import selections
-from forethought.solving import Parts, check
 from forethought.tasks import GENERATED
 from forethought.tasks.protocol import Task
 from tests import tiny

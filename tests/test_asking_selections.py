@@ -20,10 +20,11 @@ from forethought.core.trace import MemoryTrace
 from forethought.methods import By, methods
 from forethought.models.price import Price
 from forethought.models.scripted import Scripted
+from forethought.parts import Parts
+from forethought.refusals import check
 from forethought.selection import Verdict, selections
 from forethought.selection.information import divergence, information, most_likely
 from forethought.selection.llm_choice import choice
-from forethought.solving import Parts, check
 from forethought.tasks import GENERATED
 from forethought.tasks.text import Text
 from forethought.verifiers import verifiers

@@ -457,7 +457,11 @@ def test_weights_that_are_replaced_make_another_run(tmp_path: Path) -> None:
     def run() -> dict[str, Any]:
         cold()
         found = forethought("solve", *words, "--store", tmp_path / "s", "--json")
-        return {name: json.loads(found.stdout)[name] for name in ("run", "recorded", "notes")}
+        told = json.loads(found.stdout)  # these models also tell why they have no answer
+        return {
+            **{name: told[name] for name in ("run", "recorded")},
+            "notes": [n for n in told["notes"] if "asked" in n],
+        }
 
     assert run() == {"run": 1, "recorded": False, "notes": []}
     (tmp_path / "generator" / "README.md").write_text("read me")

@@ -29,7 +29,7 @@ from forethought.methods import By
 from forethought.models.names import model_named
 from forethought.models.reward import RewardModel
 from forethought.models.scripted import Scripted
-from forethought.solving import weights_of
+from forethought.parts import weights_of
 from forethought.tasks import GENERATED
 from forethought.verifiers import grade_all, verifiers
 from forethought.verifiers.agreement import Agreement

@@ -15,8 +15,10 @@ from forethought.core.cost import Cost
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.problem import Problem
 from forethought.core.store import RunStore
+from forethought.methods.sample import Sample
 from forethought.models.scripted import Scripted
-from forethought.solving import DEFAULT_BUDGET, Solution
+from forethought.parts import DEFAULT_BUDGET
+from forethought.solving import Solution
 from forethought.tasks import GENERATED, Task
 from forethought.tasks.chain import Chain
 from tests.toy import TableVerifier
@@ -32,6 +34,15 @@ def guess(prompt: str, so_far: str, seed: int) -> str:
 
 def model(script: Callable[[str, str, int], str] = guess, **how: Any) -> Scripted:
     return Scripted(script, **how)
+
+
+class Nothing(TableVerifier):
+    """Likes no draft."""
+
+    async def grade(self, draft: Any, problem: Any, task: Any, call: Any) -> Any:
+        from forethought.core.draft import Grade
+
+        return Grade(0.0), Cost(verifier_calls=1)
 
 
 class Letters(TableVerifier):
@@ -101,6 +112,8 @@ async def test_a_text_of_a_task_is_told_from_its_form() -> None:
     assert (await solve("chain of thought")).spec["task"] == "text"
     assert (await solve("chain 48\n1) -5\n", task="text")).spec["task"] == "text"
     assert (await solve(Problem("?"))).spec["task"] == "text"
+    assert (await solve(Problem("chain 48\n1) -5\n"))).spec["task"] == "chain"
+    assert (await solve(Problem("chain 48\n1) -5"))).spec["task"] == "chain"
 
 
 # limits
@@ -242,13 +255,30 @@ async def test_a_budget_in_calls_or_dollars() -> None:
     ({"problem": " "}, "the problem is empty"),
     ({"failures": "ignore"}, "failures is fail or drop, not 'ignore'"),
     ({"method": "sample(n=None)", "budget": "seconds=3"}, "needs a budget in tokens or calls"),
+    ({"budget": {"tokens": 100}}, "a budget is a text such as 'tokens=2000,seconds=10', or a Budget, not {'tokens': 100}"),
+    ({"budget": 100}, "or a Budget, not 100"),
+    ({"problem": None}, "a problem is a text or a Problem, not None"),
+    ({"method": 3}, "a method is given by its spelling or as an object, not 3"),
+    ({"method": Sample}, "a method is given by its spelling or as an object, not <class"),
+    ({"model": 3}, "a model is given by its spelling or as an object, not 3"),
+    ({"select": 3}, "a selection is given by"),
+    ({"verifier": 3}, "a verifier is given by"),
+    ({"task": 3}, "a task is given by"),
+    *(({"seed": seed}, f"a seed is a whole number, not {seed!r}") for seed in ("a", 1.5, None, True)),
+    ({"problem": "what?", "verifier": "exact"}, "exact looks at the reference, and this problem of the task text has none"),
+    ({"problem": "what?", "verifier": "noisy"}, "noisy looks at the reference"),
+    ({"problem": "what?", "verifier": "process"}, "the shipped reward model grades only the tasks chain, "),
+    ({"problem": "what?", "verifier": "noisy(of=process)"}, r"process\(path=...\) with a model of your own, judge or reward-"),
 ])  # fmt: skip
-async def test_what_cannot_work_is_refused_before_anything_is_spent(how: dict[str, Any], complaint: str) -> None:
-    script = model()
+async def test_what_cannot_work_is_refused_before_anything_is_spent(
+    how: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    script, file = model(), tmp_path / "runs.sqlite"
     with pytest.raises(UsageError, match=complaint) as caught:
-        await solve(**({"model": script} | how))
+        await solve(**({"model": script, "store": file} | how))
     assert script.spent == Cost()
     assert "\n" not in str(caught.value)
+    assert not RunStore(file).runs()
 
 
 async def test_a_model_without_an_ability_is_refused() -> None:
@@ -301,14 +331,83 @@ async def test_a_stored_solution_is_not_bought_again(tmp_path: Path) -> None:
     again = await solve(model=script, store=str(file))
     assert script.spent == spent
     assert again.as_json()["ranked"] == first.as_json()["ranked"]
-    assert again.cost._replace(seconds=0) == first.cost._replace(seconds=0)
+    assert again.cost == first.cost
     other = await solve(model=script, store=file, seed=1)
     assert (first.run, again.run, other.run) == (1, 1, 2)
     assert [found.recorded for found in (first, again, other)] == [False, True, False]
-    assert again.as_json() == first.as_json() | {"recorded": True, "cost": again.cost._asdict()}
+    assert again.as_json() == first.as_json() | {"recorded": True}
     with pytest.raises(KeyError):  # what is done stays so, whatever becomes of a replay
         await solve(model=script, store=file, method="sample(n=16)", task=Unreadable())
     assert [row.status for row in RunStore(file).runs()] == ["done", "done"]
+
+
+class Leaving(Scripted):
+    """An endpoint that may be gone, and files that are read once."""
+
+    here = True
+    probing = Cost()
+
+    async def prepare(self) -> None:
+        if not self.here:
+            raise UsageError("connection refused")
+
+    def owed(self) -> Cost:
+        return Cost()
+
+    def load(self) -> None:
+        assert self.here
+
+
+async def test_a_run_that_is_done_is_read_when_its_endpoint_is_gone(tmp_path: Path) -> None:
+    script, file = Leaving(guess), tmp_path / "runs.sqlite"
+    first = await solve(model=script, store=file)
+    script.here = False
+    assert (await solve(model=script, store=file)).as_json() == first.as_json() | {"recorded": True}
+    with pytest.raises(UsageError, match="connection refused"):
+        await solve(model=script, store=file, seed=1)
+    assert len(RunStore(file).runs()) == 1
+
+
+async def test_problems_that_differ_in_anything_are_other_runs(tmp_path: Path) -> None:
+    pairs = [("a|reference=b", "c"), ("a", "b|reference=c"), ("a", 1), ("a", "1"), ("a", None), ("a", "None")]
+    found = [await solve(Problem(*pair), task="text", store=tmp_path / "runs.sqlite") for pair in pairs]
+    assert [one.run for one in found] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("reference", [frozenset({1}), (1, 2), 1j])
+async def test_a_reference_that_a_store_cannot_keep_is_refused(tmp_path: Path, reference: Any) -> None:
+    with pytest.raises(
+        UsageError, match="a store keeps references that are a text, a number, True, False or None, not"
+    ):
+        await solve(Problem("a", reference), store=tmp_path / "runs.sqlite")
+    assert (await solve(Problem("a", reference))).run is None
+
+
+async def test_a_run_of_an_earlier_version_goes_on_under_its_key(tmp_path: Path) -> None:
+    """Keys were once the entries of the spec joined by bars."""
+    script, file = model(), tmp_path / "runs.sqlite"
+    first = await solve(model=script, store=file)
+    with RunStore(file) as store:
+        old = "|".join(f"{name}={value}" for name, value in sorted(store.run(1).spec.items()))
+        store._db.execute("UPDATE runs SET key = ?", (old,))
+    assert (await solve(model=script, store=file)).as_json() == first.as_json() | {"recorded": True}
+
+
+@pytest.mark.parametrize(("text", "how", "why"), [
+    ("answer: 5", {"budget": "tokens=0"}, "nothing was drawn"),
+    ("not yet " * 40, {"budget": "tokens=9", "method": "greedy"}, "no draft was finished"),
+    ("", {}, "no finished draft states an answer that can be read"),
+    ("answer: 5", {"verifier": Nothing()}, "drafts were finished, but weighted found no answer with a grade above 0 of "),
+    ("answer: 5", {"select": "abstain(threshold=1.0)", "model": "two"}, "drafts were finished, but abstain found no answer "),
+])  # fmt: skip
+async def test_why_there_is_no_answer_is_noted(text: str, how: dict[str, Any], why: str) -> None:
+    def says(prompt: str, so_far: str, seed: int) -> str:
+        return f"answer: {seed}" if "model" in how else text
+
+    found = await solve("hi", **{"method": "sample(n=3)", **how, "model": model(says)})
+    assert found.answer is None
+    assert found.notes[0].startswith(why)
+    assert found.as_json()["notes"] == found.notes
 
 
 class Unreadable(Chain):

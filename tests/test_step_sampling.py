@@ -25,8 +25,9 @@ from forethought.methods.phi_decoding import PhiDecoding
 from forethought.methods.self_eval import said
 from forethought.methods.self_eval_beam import SelfEvalBeam
 from forethought.models.protocol import Completion, Request
+from forethought.parts import Parts
+from forethought.refusals import check
 from forethought.selection import selections
-from forethought.solving import Parts, check
 from forethought.tasks import GENERATED
 from forethought.verifiers import verifiers
 from tests.ladder import LINES, Grader, Ladder, LadderTask, climb

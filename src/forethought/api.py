@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import anyio
 
-from forethought.assembly import assemble, check_form, text_problem
+from forethought.assembly import assemble, text_problem
 from forethought.core.budget import Budget
 from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
@@ -20,7 +22,6 @@ from forethought.methods import Method
 from forethought.models.protocol import Model
 from forethought.selection import Selection
 from forethought.solving import Solution, solve_with
-from forethought.tasks import task_named
 from forethought.tasks.protocol import Task
 from forethought.verifiers import Verifier
 
@@ -51,9 +52,11 @@ async def solve(
 
     Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails.
     """
-    kind, asked = text_problem(problem, task) if isinstance(problem, str) else problem_of(problem, task)
+    kind, asked = problem_of(problem, task)
+    check_seed(seed)
     parts = assemble(kind, model, method, verifier, select, budget, failures)
-    return await solve_with(parts, asked, seed, RunStore(Path(store)) if store else None)
+    with RunStore(Path(store)) if store else nullcontext() as runs:
+        return await solve_with(parts, asked, seed, runs)
 
 
 async def solve_many(
@@ -77,19 +80,27 @@ async def solve_many(
     Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails; with
     `failures="drop"` only where not a draft but a whole problem fails, such as by its grading.
     """
-    asked = [text_problem(p, task) if isinstance(p, str) else problem_of(p, task) for p in problems]
+    check_seed(seed)
+    asked = [problem_of(p, task) for p in problems]
     if len({kind.name for kind, _ in asked}) != 1:
         raise UsageError("solve_many takes problems of one task, and at least one of them")
     parts = assemble(asked[0][0], model, method, verifier, select, budget, failures)
     return await solve_all(parts, [problem for _, problem in asked], seed)
 
 
-def problem_of(problem: Problem, task: str | Task | None) -> tuple[Task, Problem]:
-    """A problem with its task: the one given, else the one that its name begins with."""
-    named = task or problem.name.partition("/")[0] or "text"
-    kind = task_named(named) if isinstance(named, str) else named
-    check_form(kind, problem.text)
-    return kind, problem
+def problem_of(problem: str | Problem, task: str | Task | None) -> tuple[Task, Problem]:
+    """A problem with its task: the one given, else the one that its name begins with, else what its text is told by."""
+    if isinstance(problem, str):
+        return text_problem(problem, task)
+    if not isinstance(problem, Problem):
+        raise UsageError(f"a problem is a text or a Problem, not {problem!r}")
+    kind, as_text = text_problem(problem.text, task or problem.name.partition("/")[0] or None)
+    return kind, replace(problem, text=as_text.text)
+
+
+def check_seed(seed: object) -> None:
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise UsageError(f"a seed is a whole number, not {seed!r}")
 
 
 def blocking(function: Callable[P, Awaitable[R]]) -> Callable[P, R]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from forethought.core.budget import Budget
 from forethought.core.errors import UsageError
@@ -14,18 +15,29 @@ from forethought.methods.sample import Sample
 from forethought.models.names import bytes_of, default_model, model_named
 from forethought.models.price import Price
 from forethought.models.protocol import Model
+from forethought.parts import DEFAULT_BUDGET, Parts
 from forethought.selection import Selection, Tallying, selections, wants_grades
-from forethought.solving import DEFAULT_BUDGET, Parts
 from forethought.tasks import GENERATED, generated_task, task_named
 from forethought.tasks.protocol import Task
 from forethought.verifiers import Verifier, verifiers
 from forethought.verifiers.asking import given
 
+T = TypeVar("T")
+
 
 def budget_of(budget: str | Budget | None) -> Budget:
     if isinstance(budget, str):
         return Budget.parse(budget)
+    if budget is not None and not isinstance(budget, Budget):
+        raise UsageError(f"a budget is a text such as 'tokens=2000,seconds=10', or a Budget, not {budget!r}")
     return DEFAULT_BUDGET if budget is None else budget
+
+
+def checked(kind: str, part: T, does: str) -> T:
+    """The part. Raises UsageError for an object that is none of its kind: it lacks what all of them do."""
+    if isinstance(part, type) or not hasattr(part, does):
+        raise UsageError(f"a {kind} is given by its spelling or as an object, not {part!r}")
+    return part
 
 
 def failures_of(text: str) -> Failures:
@@ -42,7 +54,7 @@ def model_of(model: str | Model | None, price: str | None = None, kv_memory: str
     if model is None or isinstance(model, str):
         limits = (Price.parse(price) if price else None, bytes_of(kv_memory) if kv_memory is not None else None)
         return model_named(model, *limits) if model else default_model(*limits)
-    return model
+    return checked("model", model, "extend")
 
 
 def verifier_of(verifier: str | Verifier | None, task: Task, needed: bool) -> Verifier | None:
@@ -51,7 +63,7 @@ def verifier_of(verifier: str | Verifier | None, task: Task, needed: bool) -> Ve
         return verifiers.parse(verifier)
     if verifier is None and needed and task.name in GENERATED:
         return verifiers.parse("process")
-    return verifier
+    return verifier and checked("verifier", verifier, "grade")
 
 
 def text_problem(text: str, task: str | Task | None, reference: str | None = None) -> tuple[Task, Problem]:
@@ -61,7 +73,7 @@ def text_problem(text: str, task: str | Task | None, reference: str | None = Non
     as_task = text.rstrip("\n") + "\n"
     if task is None:
         task = next((name for name in GENERATED if GENERATED[name].reads(as_task)), "text")
-    kind = task_named(task) if isinstance(task, str) else task
+    kind = task_named(task) if isinstance(task, str) else checked("task", task, "prompt")
     if kind.name not in GENERATED:
         return kind, Problem(text, reference)
     check_form(kind, as_task)
@@ -104,9 +116,9 @@ def assemble(
     failures: str = "fail",
 ) -> Parts:
     """The parts of one solve. Samples are graded as they are drawn, so that the budget pays for both or for neither."""
-    program = methods.parse(method) if isinstance(method, str) else method
+    program = methods.parse(method) if isinstance(method, str) else checked("method", method, "needs")
     rule = select or ("majority" if verifier is None else "weighted")
-    selection = selections.parse(rule) if isinstance(rule, str) else rule
+    selection = selections.parse(rule) if isinstance(rule, str) else checked("selection", rule, "needs")
     limits = budget_of(budget)
     by = by_of(model, task, verifier, [program, selection])
     early = wants_grades(selection) and isinstance(program, Sample) and by.verifier is not None

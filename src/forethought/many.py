@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,13 +15,15 @@ from forethought.core.errors import BudgetEnded, UsageError
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.scope import Run, Scope, Seeded
+from forethought.core.scope import Scope
 from forethought.core.trace import MemoryTrace
 from forethought.methods import Method
 from forethought.methods.protocol import Saving
 from forethought.models.probing import prepare, settle
+from forethought.parts import Parts
+from forethought.refusals import check
 from forethought.selection import Verdict
-from forethought.solving import Made, Parts, Solution, check, load
+from forethought.solving import Made, Solution, load
 
 NOTHING = Verdict()
 
@@ -82,7 +85,7 @@ async def solve_all(parts: Parts, problems: Sequence[Problem], seed: int) -> lis
     for problem in problems:
         check(problem, parts)
     await load(parts.by)
-    run = Run(Seeded(seed), MemoryTrace(), failures=parts.failures, ordered="ordered" in parts.by.model.abilities)
+    run = parts.run(seed, MemoryTrace())
     run.seconds = parts.budget.limits.get("seconds", math.inf)
     at = Scope.root(run, parts.budget)
     done = [Particle(Work(problem, parts.method)) for problem in problems]
@@ -110,15 +113,11 @@ def drafting(parts: Parts) -> Act:
     """Run its method on a problem and add its drafts; of a problem that the budget ended, those kept last."""
 
     async def act(work: Work, at: Scope) -> Work:
-        (inner,) = at.fork(1)
         made, short, saved = None, False, 0
         try:
-            with inner.timed():
+            with at.inside() as inner, suppress(BudgetEnded), inner.timed():
                 made = await work.method(work.problem, parts.by, inner)
-        except BudgetEnded:
-            pass
         finally:
-            at.account.join([inner.account])
             settle(parts.by.model, at)
         if made is None:
             made, short = inner.kept or [], True

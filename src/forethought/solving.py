@@ -4,75 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import anyio.to_thread
 
-from forethought.core.budget import ENTRIES, Budget, amount
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft
-from forethought.core.errors import BudgetEnded, UsageError
+from forethought.core.errors import BudgetEnded
 from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.registry import brief
-from forethought.core.scope import Failures, Run, Scope, Seeded
+from forethought.core.scope import Run, Scope
 from forethought.core.store import RunRow, RunStore
 from forethought.core.trace import MemoryTrace, Trace
-from forethought.methods import By, Method
-from forethought.models.names import is_reasoner
-from forethought.models.price import Price
+from forethought.methods import By
 from forethought.models.probing import prepare, settle
-from forethought.models.protocol import Loads, Request, price_of, weights_in
+from forethought.models.protocol import Loads
+from forethought.parts import WEIGHTS, Parts, asked, key_of
+from forethought.refusals import check
 from forethought.selection import Selection, Verdict, wants_grades
-from forethought.tasks import GENERATED
 from forethought.tasks.text import Text
-from forethought.verifiers import Comparer
-
-NO_ABILITIES = frozenset(
-    {"grades", "process", "instructions", "self-evaluation", "comparisons", "texts"}
-)  # needs that no model declares
-# entries that are limited even where no model counts them: others do, or there is nothing to count
-NOT_COUNTED = frozenset({"cached_tokens", "verifier_calls", "verifier_tokens", "seconds", "usd"})
-WEIGHTS = ("weights", "verifier_weights")  # the entries of a spec that tell the model's and the verifier's
-DEFAULT_BUDGET = Budget({"tokens": 16_000, "seconds": 120})
-WAYS_ON = "pull a general model with `forethought pull smollm2` and pass --model smollm2, or name an endpoint with --model openai:MODEL@http://host:port/v1"
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Everything that a run is made of besides its problem and its seed."""
-
-    by: By
-    method: Method
-    selection: Selection
-    budget: Budget = DEFAULT_BUDGET
-    failures: Failures = "fail"
-
-    def run(self, seed: int, trace: Trace) -> Run:
-        """A run of these parts, about to begin."""
-        return Run(Seeded(seed), trace, failures=self.failures, ordered="ordered" in self.by.model.abilities)
-
-    def spec(self) -> dict[str, Any]:
-        """The parts by their spellings: what is stored, and what has to agree for a run to be resumed."""
-        price = str(price_of(self.by.model) or "")
-        return {
-            "model": self.by.model.name,
-            "task": self.by.task.name,
-            "method": repr(self.method),
-            "verifier": None if self.by.verifier is None else str(self.by.verifier),
-            "selection": repr(self.selection),
-            "budget": str(self.budget),
-            "failures": self.failures,
-            **({"price": price} if price else {}),
-            **weights_of(self.by),
-        }
-
-
-def weights_of(by: By) -> dict[str, str]:
-    """What the parts that run here are, by the content of their files: other weights make another run."""
-    parts: tuple[object, object] = (by.model, by.verifier)
-    return {entry: found for entry, part in zip(WEIGHTS, parts, strict=True) if (found := weights_in(part))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,78 +68,32 @@ class Solution:
         }
 
 
-def check(problem: Problem, parts: Parts) -> None:
-    """Refuse what cannot work, before anything is spent."""
-    by, method = parts.by, parts.method
-    if is_reasoner(by.model) and by.task.name not in GENERATED:
-        raise UsageError(f"the embedded reasoner solves only the tasks {', '.join(GENERATED)}: {WAYS_ON}")
-    for part in (method, parts.selection):
-        missing = sorted(part.needs - NO_ABILITIES - by.model.abilities)
-        if missing:
-            able = "the local models (reasoner, smollm2, local:PATH) have it"
-            raise UsageError(
-                f"{part.name} needs a model with the ability '{missing[0]}', which {by.model.name} lacks; {able}"
-            )
-        if "instructions" in part.needs and is_reasoner(by.model):
-            raise UsageError(
-                f"{brief(part)} needs a model that reads instructions; the embedded reasoner reads problems only"
-            )
-    if "process" in method.needs and (by.verifier is None or not by.verifier.process):
-        have = "none was given" if by.verifier is None else f"{by.verifier.name} grades whole drafts only"
-        raise UsageError(f"{method.name} needs a verifier that grades steps, such as process; {have}")
-    judged = by.verifier is not None and by.verifier.process
-    if "self-evaluation" in method.needs and is_reasoner(by.model) and not judged:
-        raise UsageError(
-            f"{method.name} asks its model about its own steps, and the embedded reasoner reads problems only; "
-            "a verifier that grades steps can judge in its place: add --verifier process"
-        )
-    if "usd" in parts.budget.limits and price_of(by.model) == Price():
-        raise UsageError(f"a budget in usd needs the prices of {by.model.name}: add --price prompt=0.15,new=0.6")
-    if "grades" in method.needs and by.verifier is None:
-        raise UsageError(f"{method.name} needs a verifier: add --verifier")
-    if "comparisons" in parts.selection.needs and not isinstance(by.verifier, Comparer):
-        have = "none was given" if by.verifier is None else f"{by.verifier.name} cannot"
-        raise UsageError(f"{parts.selection.name} needs a verifier that compares drafts, such as judge; {have}")
-    if wants_grades(parts.selection) and by.verifier is None:
-        raise UsageError(f"the selection {parts.selection.name} needs a verifier: add --verifier")
-    check_limits(problem, parts)
-
-
-def check_limits(problem: Problem, parts: Parts) -> None:
-    """Refuse a limit on what the model does not count: it would hold nothing back."""
-    model, limits = parts.by.model, parts.budget.limits
-    if not limits.keys() - NOT_COUNTED - {"tokens", "calls"}:
-        return  # what every model counts
-    bound = model.bound(Request(parts.by.task.prompt(problem), max_tokens=1))
-    for name in limits:
-        if name not in NOT_COUNTED and not amount(bound, name):
-            can = ", ".join(n for n in ENTRIES if amount(bound, n) or n in NOT_COUNTED - {"usd"})
-            raise UsageError(f"{model.name} does not count {name}, so no budget can limit it; it can limit {can}")
-
-
 async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore | None = None) -> Solution:
     """Run the method within the budget and select from what it made; in a store, go on with a run that was cut off.
 
+    A run that is done is read: nothing is asked again, so neither its endpoint nor its weights have to be there to answer.
     Raises UsageError before anything is spent, ModelError if the model fails and nothing may be dropped.
     """
-    await prepare(parts.by.model, parts.budget)
-    check(problem, parts)
-    await load(parts.by)
     if store is None:
+        await ready(problem, parts)
         return await _solved(parts, problem, seed, MemoryTrace())
     spec = asked(parts, problem, seed, "solve")
-    row = store.begin(key_of(spec), spec)
-    done = row.status == "done"
+    row = store.find(key_of(spec), spec)
+    if row is not None and row.status == "done" and row.outcome is not None:
+        found = await _solved(parts, problem, seed, store.trace(row.id))
+        return replace(found, cost=Cost(**row.outcome["cost"]), run=row.id, recorded=True)
+    await ready(problem, parts)
+    return await _stored(parts, problem, seed, store, store.begin(key_of(spec), spec))
+
+
+async def _stored(parts: Parts, problem: Problem, seed: int, store: RunStore, row: RunRow) -> Solution:
     try:
         found = await _solved(parts, problem, seed, store.trace(row.id))
     except BaseException:
-        if not done:
-            store.end(row.id, "interrupted")
+        store.end(row.id, "interrupted")
         raise
-    found = replace(found, run=row.id, recorded=done)
-    if not done:
-        found = replace(found, notes=[*found.notes, *other_weights(store, row)])
-        store.end(row.id, "done", found.as_json())
+    found = replace(found, run=row.id, notes=[*found.notes, *other_weights(store, row)])
+    store.end(row.id, "done", found.as_json())
     return found
 
 
@@ -205,14 +111,11 @@ def other_weights(store: RunStore, row: RunRow) -> list[str]:
     return [f"run {others} asked the same of a model with other weights, so this run is a new one"] if others else []
 
 
-def asked(parts: Parts, problem: Problem, seed: int, kind: Literal["solve", "bench"]) -> dict[str, Any]:
-    """What a run was asked, as the store keeps it."""
-    told = {"problem": problem.text, "reference": problem.reference, "name": problem.name}
-    return parts.spec() | told | {"seed": seed, "kind": kind}
-
-
-def key_of(spec: Mapping[str, Any]) -> str:
-    return "|".join(f"{name}={value}" for name, value in sorted(spec.items()))
+async def ready(problem: Problem, parts: Parts) -> None:
+    """Look at an endpoint, refuse what cannot work, and read what runs here. Raises UsageError."""
+    await prepare(parts.by.model, parts.budget)
+    check(problem, parts)
+    await load(parts.by)
 
 
 async def load(by: By) -> None:
@@ -232,9 +135,8 @@ class Made:
 
     async def select(self, selection: Selection, by: By, problem: Problem) -> Verdict:
         """A verdict within what the budget has left; one grading that does not fit stops it as the method's would."""
-        (at,) = self.at.fork(1)
-        verdict = await selection(self.population, problem, by, at)
-        self.at.account.join([at.account])
+        with self.at.inside() as at:
+            verdict = await selection(self.population, problem, by, at)
         if at.run.short:
             self.stopped = "budget"
         return verdict
@@ -252,9 +154,27 @@ class Made:
             seed,
             parts.spec(),
             bool(verifier and verifier.oracle(parts.by.task)),
-            [*notes(parts.by, self), *(f"{name}: {value:.3g}" for name, value in verdict.notes.items())],
+            [
+                *silence(parts, problem, self, verdict),
+                *notes(parts.by, self),
+                *(f"{name}: {value:.3g}" for name, value in verdict.notes.items()),
+            ],
             trace=self.at.run.trace,
         )
+
+
+def silence(parts: Parts, problem: Problem, made: Made, verdict: Verdict) -> list[str]:
+    """Why there is no answer, where there is none."""
+    by, rule = parts.by, parts.selection
+    finished = [p.state for p in made.population if p.state.finished]
+    if verdict.answer is not None:
+        return []
+    if not finished:
+        return ["no draft was finished" if any(p.state.text for p in made.population) else "nothing was drawn"]
+    if not any(by.task.answer(draft.text, problem) for draft in finished):
+        return ["no finished draft states an answer that can be read"]
+    graded = " with a grade above 0" if wants_grades(rule) else ""
+    return [f"drafts were finished, but {rule.name} found no answer{graded} of which it is sure enough"]
 
 
 def notes(by: By, made: Made) -> list[str]:
@@ -273,15 +193,11 @@ def notes(by: By, made: Made) -> list[str]:
 async def populate(parts: Parts, problem: Problem, run: Run) -> Made:
     """Run the method alone. When the budget ends first, the population is what was last kept."""
     outer = Scope.root(run, parts.budget)
-    (at,) = outer.fork(1)
     run.seconds = parts.budget.limits.get("seconds", math.inf)
     try:
-        with at.timed():
+        with outer.inside() as at, suppress(BudgetEnded), at.timed():
             made = await parts.method(problem, parts.by, at)
             return Made(made, outer, "budget" if run.short else "done")
-    except BudgetEnded:
-        pass
     finally:
-        outer.account.join([at.account])
         settle(parts.by.model, outer)
     return Made(at.kept or [], outer, "budget")

@@ -15,11 +15,11 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Call
 from forethought.core.store import RunRow, RunStore
 from forethought.methods.sample import Sample
-from forethought.models.probing import prepare
 from forethought.models.protocol import Ability, Completion, Model, Request
+from forethought.parts import Parts
 from forethought.selection import Selection, selections, wants_grades
 from forethought.selection.votes import graded, mean_logprob
-from forethought.solving import Made, Parts, populate
+from forethought.solving import Made, populate
 from forethought.verifiers import grade_of
 
 
@@ -60,7 +60,6 @@ def rule_of(row: RunRow) -> Selection:
 async def exported(store: RunStore, row: RunRow, parts: Parts) -> dict[str, Any]:
     """One run, which was made of these parts, as a line of recorded samples."""
     spec = row.spec
-    await prepare(parts.by.model)
     parts = replace(parts, by=replace(parts.by, model=Silent(parts.by.model)))
     problem = Problem(spec["problem"], spec["reference"], spec["name"])
     made = await populate(parts, problem, parts.run(spec["seed"], store.trace(row.id)))
@@ -79,8 +78,8 @@ async def with_known_grades(made: Made, parts: Parts, problem: Problem, rule: Se
         reading = await with_grades(made, as_made(made), parts.by, problem, parts.budget, cut)
         known = {id(old.state): new for old, new in zip(finished(made.population), reading.population, strict=False)}
     else:
-        (at,) = made.at.fork(1)
-        again = await graded(made.population, problem, parts.by, at)
+        with made.at.inside() as at:
+            again = await graded(made.population, problem, parts.by, at)
         known = {id(old.state): new for old, new in zip(finished(made.population), again, strict=True)}
     return [known.get(id(p.state), p) for p in made.population]
 

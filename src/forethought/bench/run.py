@@ -23,8 +23,10 @@ from forethought.core.together import together
 from forethought.methods import By, Method
 from forethought.methods.sample import Sample
 from forethought.models.probing import prepare
+from forethought.parts import Parts, asked, key_of
+from forethought.refusals import check
 from forethought.selection import Selection, Verdict, wants_grades
-from forethought.solving import Made, Parts, asked, check, key_of, load, populate
+from forethought.solving import Made, load, populate
 from forethought.tasks.classes import aside
 
 Outcome = Mapping[str, Any]

@@ -94,7 +94,8 @@ def solve(
     with one_line(lambda: "the same command"):
         kind, asked = chosen(text, task, difficulty, problem)
         parts = assemble(kind, model_of(model, price, kv_memory), method, verifier, select, budget, failures)
-        found = anyio.run(solve_with, parts, asked, seed, RunStore(store or default_store()))
+        with RunStore(store or default_store()) as runs_:
+            found = anyio.run(solve_with, parts, asked, seed, runs_)
         if json_:
             print_json(found.as_json())
         else:

@@ -16,6 +16,7 @@ from forethought.bench.run import Bench, open_store, run
 from forethought.cli import show
 from forethought.cli.paths import write
 from forethought.core.errors import ForethoughtError
+from forethought.core.store import RunStore
 from forethought.methods import Method, methods
 from forethought.models.protocol import Model
 from forethought.selection import selections
@@ -72,17 +73,21 @@ def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
-    """Run a bench with a progress bar a method."""
-    store = open_store(out)
-    before = {row.id for row in store.runs() if row.status == "done"}
+    """Run a bench in its folder, with a progress bar a method."""
+    with open_store(out) as store:
+        before = {row.id for row in store.runs() if row.status == "done"}
+        rows = shown(bench, store)
+        first = bench.begin(bench.methods[0], 0, store)
+        for line in [] if first.id in before else other_weights(store, first):
+            sys.stderr.write(f"forethought: {line}\n")
+    return rows
+
+
+def shown(bench: Bench, store: RunStore) -> list[dict[str, object]]:
     with progress() as bars:
         ids = {repr(m): bars.add_task(show.short(repr(m)), total=len(bench.problems)) for m in bench.methods}
 
         def done(method: Method) -> None:
             bars.advance(ids[repr(method)])
 
-        rows = anyio.run(run, bench, store, done)
-    first = bench.begin(bench.methods[0], 0, store)
-    for line in [] if first.id in before else other_weights(store, first):
-        sys.stderr.write(f"forethought: {line}\n")
-    return rows
+        return anyio.run(run, bench, store, done)

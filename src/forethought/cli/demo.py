@@ -15,8 +15,9 @@ from forethought.core.budget import Budget
 from forethought.core.trace import MemoryTrace
 from forethought.methods import By, methods
 from forethought.models.names import model_named
+from forethought.parts import Parts
 from forethought.selection import selections
-from forethought.solving import Parts, populate
+from forethought.solving import populate
 from forethought.tasks import generated_task
 from forethought.verifiers import verifiers
 

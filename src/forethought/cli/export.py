@@ -14,7 +14,7 @@ from forethought.cli.paths import default_store, write
 from forethought.cli.runs import opened
 from forethought.core.errors import UsageError
 from forethought.core.store import RunRow
-from forethought.solving import Parts
+from forethought.parts import Parts
 from forethought.tasks import task_named
 
 
@@ -26,9 +26,9 @@ def run_export(run: str, number: int | None, method: str | None, out: Path | Non
         file, number = default_store(), int(run)
     if file.is_dir():
         file = file / "run.sqlite"
-    store = opened(file)
-    rows = chosen(store, number, method)
-    lines = [json.dumps(anyio.run(exported, store, row, parts_of(row))) + "\n" for row in rows]
+    with opened(file) as store:
+        rows = chosen(store, number, method)
+        lines = [json.dumps(anyio.run(exported, store, row, parts_of(row))) + "\n" for row in rows]
     if out is None:
         sys.stdout.writelines(lines)
         return

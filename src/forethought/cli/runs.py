@@ -18,7 +18,8 @@ from forethought.core.budget import UNLIMITED
 from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.core.store import RunRow, RunStore
-from forethought.solving import WEIGHTS, asked, solve_with
+from forethought.parts import WEIGHTS, asked
+from forethought.solving import Solution, solve_with
 from forethought.tasks import task_named
 
 
@@ -35,7 +36,8 @@ def as_row(row: RunRow) -> dict[str, Any]:
 
 
 def list_runs(file: Path, json_: bool) -> None:
-    rows = [as_row(row) for row in opened(file).runs()]
+    with opened(file) as store:
+        rows = [as_row(row) for row in store.runs()]
     if json_:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
@@ -44,8 +46,8 @@ def list_runs(file: Path, json_: bool) -> None:
 
 
 def show_run(file: Path, run: int, json_: bool) -> None:
-    store = opened(file)
-    row, events = as_row(store.run(run)), store.events(run)
+    with opened(file) as store:
+        row, events = as_row(store.run(run)), store.events(run)
     if json_:
         told = [
             {"place": e.place, "kind": e.kind, "start": e.start, "cost": e.cost._asdict(), **e.data} for e in events
@@ -80,7 +82,17 @@ def check_same(run: int, then: Mapping[str, Any], now: Mapping[str, Any]) -> Non
 
 def resume_run(file: Path, run: int, json_: bool) -> None:
     """Go on with a run of `solve`; a bench is resumed by its own command."""
-    store = opened(file)
+    with opened(file) as store:
+        found = resumed(store, run)
+    if json_:
+        sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
+    else:
+        show.console.print(show.solution(found))
+    if found.answer is None:
+        raise SystemExit(NO_ANSWER)
+
+
+def resumed(store: RunStore, run: int) -> Solution:
     spec = store.run(run).spec
     if spec["kind"] == "bench":
         raise UsageError(f"run {run} belongs to a bench: run the same bench command again")
@@ -90,10 +102,4 @@ def resume_run(file: Path, run: int, json_: bool) -> None:
     parts = assemble(task_named(spec["task"]), model, *(told[name] for name in names))
     problem = Problem(spec["problem"], spec["reference"], spec["name"])
     check_same(run, spec, asked(parts, problem, spec["seed"], "solve"))
-    found = anyio.run(solve_with, parts, problem, spec["seed"], store)
-    if json_:
-        sys.stdout.write(json.dumps(found.as_json(), indent=2) + "\n")
-    else:
-        show.console.print(show.solution(found))
-    if found.answer is None:
-        raise SystemExit(NO_ANSWER)
+    return anyio.run(solve_with, parts, problem, spec["seed"], store)

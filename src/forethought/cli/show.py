@@ -84,7 +84,7 @@ def bill(cost: Cost) -> str:
 def solution(found: Solution) -> RenderableType:
     lines: list[RenderableType] = []
     if found.answer is None:
-        lines.append(Text("no answer: no draft was finished and readable", style="bold"))
+        lines.append(Text(f"no answer: {found.notes[0]}", style="bold"))
     else:
         if found.text is not None and found.text.strip() != found.answer:
             lines.append(Text(found.text.rstrip()))
@@ -102,7 +102,7 @@ def solution(found: Solution) -> RenderableType:
         lines.append(
             Text(f"note:   recorded as run {found.run}: this is what it answered then, nothing was asked again")
         )
-    lines += [Text(f"note:   {note}") for note in found.notes]
+    lines += [Text(f"note:   {note}") for note in found.notes[found.answer is None :]]
     return Group(*lines)
 
 

@@ -74,11 +74,9 @@ async def merge(pop: Population[S], fuse: Callable[[Population[S], Scope], Await
     if not pop:
         raise ValueError("there is nothing to merge")
     mass = log_evidence(pop)
-    (place,) = at.fork(1)
-    try:
-        return Particle(await fuse(pop, place), mass)
-    except BudgetEnded:
-        at.keep(pop)
-        raise
-    finally:
-        at.account.join([place.account])
+    with at.inside() as place:
+        try:
+            return Particle(await fuse(pop, place), mass)
+        except BudgetEnded:
+            at.keep(pop)
+            raise

@@ -173,6 +173,15 @@ class Scope:
         here = self.next()
         return [Scope(self.run, self.account.child(), (*here, i), self) for i in range(n)]
 
+    @contextmanager
+    def inside(self) -> Iterator[Scope]:
+        """One child place. The chain goes on from its end, however it ends."""
+        (place,) = self.fork(1)
+        try:
+            yield place
+        finally:
+            self.account.join([place.account])
+
     def keep(self, population: Sequence[Any]) -> None:
         """Publish a population to answer from, should the budget end before the method does."""
         self.kept = population

@@ -114,15 +114,23 @@ class RunStore:
 
     def begin(self, key: str, spec: Mapping[str, Any]) -> RunRow:
         """The run of this key: the one that is there, else a new one. A key names what is asked, so asking again resumes."""
-        text = json.dumps(spec)
+        found = self.find(key, spec)
+        if found is not None:
+            return found
+        new = "INSERT OR IGNORE INTO runs (created, key, spec, status) VALUES (?, ?, ?, 'running')"
         with self._told(UsageError, "write to"):
             with self._lock:
-                self._db.execute(
-                    "INSERT OR IGNORE INTO runs (created, key, spec, status) VALUES (?, ?, ?, 'running')",
-                    (time.time(), key, text),
-                )
+                self._db.execute(new, (time.time(), key, json.dumps(spec)))
             (row,) = self._select("WHERE key = ?", key)
         return row
+
+    def find(self, key: str, spec: Mapping[str, Any]) -> RunRow | None:
+        """The run of this key, if there is one. Keys were no JSON once, and several specs had the same: those get theirs."""
+        old = "UPDATE OR IGNORE runs SET key = ? WHERE key GLOB 'budget=*' AND spec = ?"
+        with self._told(UsageError, "write to"):
+            with self._lock:
+                self._db.execute(old, (key, json.dumps(spec)))
+            return next(iter(self._select("WHERE key = ?", key)), None)
 
     def end(self, run: int, status: str, outcome: Mapping[str, Any] | None = None) -> None:
         """Say how a run ended. What is done stays so: another process may have asked the same and been stopped later."""

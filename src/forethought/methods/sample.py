@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from forethought.core.budget import Account
 from forethought.core.cost import Cost
 from forethought.core.draft import ROOT, Draft
 from forethought.core.errors import UsageError
@@ -41,11 +42,15 @@ class Sample:
         draft = by.draft(problem, self.temperature)
         if self.n is not None:
             return await each(branch([Particle(ROOT)], [self.n]), draft, at)
-        if at.account.fits(draft.bound(Particle(ROOT)).times(10**12)):
-            raise UsageError("sample(n=None) draws until the budget is used, so it needs a budget in tokens or calls")
+        self.check(problem, by, at.account)
         drawn: list[Particle[Draft]] = []
         while True:  # until `each` raises BudgetEnded, having kept all that was drawn
             drawn = await each([*drawn, *self._as_many_as_fit(draft.bound(Particle(ROOT)), at)], draft, at)
+
+    def check(self, problem: Problem, by: By, account: Account) -> None:
+        """Raise UsageError where the drafts would never end."""
+        if self.n is None and account.fits(by.draft(problem, self.temperature).bound(Particle(ROOT)).times(10**12)):
+            raise UsageError("sample(n=None) draws until the budget is used, so it needs a budget in tokens or calls")
 
     def _as_many_as_fit(self, bound: Cost, at: Scope) -> list[Particle[Draft]]:
         count = 1

@@ -81,11 +81,8 @@ class Abstain:
         chances: list[float] = []
         for k in range(self.skeletons):
             masked = replace(problem, text=weaker(problem.text, 0.25 + k * step, at))
-            (place,) = at.fork(1)
-            try:
+            with at.inside() as place:
                 pop = await self._drafts(masked, by, place)
-            finally:
-                at.account.join([place.account])
             if pop is None:
                 at.run.short = True
                 break
