@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from forethought.assembly import generated_problem
+from forethought.core.problem import Problem
+from forethought.tasks import TASKS
+
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 SKELETONS = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
 TRIAL = """
 import anyio
@@ -57,3 +65,48 @@ def test_the_readme_has_exactly_two_set_up_commands() -> None:
     block = re.search(r"```sh\n(python3 -m venv.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert block
     assert [line.split("/")[-1] for line in block[1].splitlines()] == ["forethought demo", "pytest"]
+
+
+def test_the_python_example_of_the_readme_is_answered_right(tmp_path: Path) -> None:
+    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert example
+    text = re.search(r'"(countdown .*)"', example[1])
+    assert text
+    answer, confidence, _ = run("-c", example[1], at=tmp_path).split(maxsplit=2)
+    assert TASKS["countdown"].correct(answer, Problem(text[1]))
+    assert float(confidence) > 0.5
+
+
+def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
+    """Those that need nothing but what is shipped. Two problems show of a bench what a hundred do."""
+    lines = README.replace("\\\n", " ").splitlines()
+    commands = [line.removeprefix("$ ") for line in lines if re.match(r"(\$ )?forethought (?!pull)", line)]
+    commands = [line.replace("--limit 100", "--limit 2") for line in commands if "--model" not in line]
+    assert [line.split()[1] for line in commands] == ["solve", "solve", "bench", "export", "replay"]
+    first, second, bench, export, replay = (shlex.split(line)[1:] for line in commands)
+    plenty = ("--budget", "tokens=16000")  # the default one has seconds besides
+    found = json.loads(run("-m", "forethought", *first, "--json", at=tmp_path))
+    assert TASKS["countdown"].correct(found["answer"], Problem(first[1]))
+    found = json.loads(run("-m", "forethought", *second, *plenty, at=tmp_path))
+    _, problem = generated_problem("chain", int(second[4]), int(second[6]))
+    assert found["answer"] == problem.reference
+    assert "particle-filter" in run("-m", "forethought", *bench, at=tmp_path)
+    (tmp_path / "samples.jsonl").write_text(run("-m", "forethought", *export[:-2], at=tmp_path))
+    assert "rpc" in run("-m", "forethought", *replay, at=tmp_path)
+
+
+def run(*words: str, at: Path) -> str:
+    """What Python prints of these words, in a folder of its own and with no settings of the user's."""
+    settings = {name: value for name, value in os.environ.items() if name != "FORETHOUGHT_MODEL"}
+    source = {"PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(at)}
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=at,
+        env=settings | source,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

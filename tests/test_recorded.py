@@ -323,6 +323,14 @@ def test_a_mistake_is_one_line(words: Sequence[str], part: str, tmp_path: Path) 
     assert part in said
 
 
+def test_a_bench_that_is_replayed_without_an_export_says_how(tmp_path: Path) -> None:
+    (store := tmp_path / "run.sqlite").write_bytes(b"SQLite format 3\0\xff")
+    for path in (tmp_path, store):
+        found = run(path)
+        assert found.exit_code == 2
+        assert f"{path} is no file of recorded samples; `forethought export {path}` makes one" in found.stderr
+
+
 def test_nothing_is_padded(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UsageError, match="has no problems"):
@@ -370,12 +378,15 @@ def test_an_export_of_one_solve_asks_nobody(tmp_path: Path, monkeypatch: pytest.
     )
     monkeypatch.setattr("forethought.models.local.Local.extend", None)
     found = CliRunner().invoke(app, ["export", str(store), "--run", "1"])
+    for words in ("sample", "sample(n=12)", "sample(temperature=0.8, n=12)"):
+        assert CliRunner().invoke(app, ["export", str(store), "--method", words]).stdout == found.stdout
     assert found.exit_code == 0, found.stderr
     (told_line,) = map(json.loads, found.stdout.splitlines())
     assert len(told_line["samples"]) == 12
     assert sum("mean_logprob" in s and s["new_tokens"] > 0 for s in told_line["samples"]) > 1
     for words, part in ((("nowhere",), "is not there"), ((store, "--run", "7"), "no run 7"),
-                        ((store, "--method", "beam"), "no finished run")):  # fmt: skip
+                        ((store, "--method", "beam"), "no finished run"),
+                        ((store, "--method", "sampel"), "did you mean 'sample'")):  # fmt: skip
         refused = CliRunner().invoke(app, ["export", *map(str, words)])
         assert refused.exit_code == 2
         assert part in refused.stderr

@@ -14,6 +14,7 @@ from forethought.core.errors import ForethoughtError, UsageError
 from forethought.core.problem import Problem
 from forethought.core.scope import Call
 from forethought.core.store import RunRow, RunStore
+from forethought.methods import methods
 from forethought.methods.sample import Sample
 from forethought.models.protocol import Ability, Completion, Model, Request
 from forethought.parts import Parts
@@ -38,9 +39,14 @@ class Silent:
 
 
 def chosen(store: RunStore, number: int | None, method: str | None) -> Sequence[RunRow]:
-    """The finished runs to export, which have to be of one method."""
+    """The finished runs to export, which have to be of one method: of this name, or with these parameters.
+
+    Raises UsageError where there is none, or more than one.
+    """
     rows = [store.run(number)] if number is not None else list(store.runs())
-    rows = [row for row in rows if method is None or method in (row.spec["method"], row.spec["method"].split("(")[0])]
+    if method is not None:
+        exact = repr(methods.parse(method))
+        rows = [row for row in rows if exact == row.spec["method"] or method == row.spec["method"].split("(")[0]]
     done = [row for row in rows if row.status == "done"]
     if not done:
         why = f"run {number} is {rows[0].status}" if number is not None and rows else "there is none"

@@ -79,7 +79,10 @@ def read(path: Path, grade: str | None = None) -> list[Recorded]:
     """All problems of a file. Raises UsageError with file, line and what was expected. `grade` is the one to select by."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (IsADirectoryError, UnicodeDecodeError):
+        made = f"`forethought export {path}` makes one of recorded runs"
+        raise UsageError(f"{path} is no file of recorded samples; {made}") from None
+    except OSError as error:
         raise UsageError(f"cannot read {path}: {error}") from None
     found = [Line(path, number, grade).read(text) for number, text in enumerate(lines, 1) if text.strip()]
     if not found:
