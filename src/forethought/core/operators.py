@@ -1,6 +1,6 @@
 """The operators of which methods are made. `each` and `branch` keep the measure; `prune`, `race` and `merge` are greedy.
 
-`each` and `race` are the only places that start tasks (see `fanout`).
+Methods start tasks by `each` and `race` alone (see `fanout`).
 """
 
 from __future__ import annotations
