@@ -245,7 +245,7 @@ async def test_a_budget_in_calls_or_dollars() -> None:
     ({"select": "bset"}, "did you mean 'best'"),
     ({"verifier": "exakt"}, "did you mean 'exact'"),
     ({"task": "chian"}, "did you mean 'chain'"),
-    ({"budget": "token=3"}, "no entry 'token'"),
+    ({"budget": "token=3"}, "no budget entry 'token'"),
     ({"method": "beam", "verifier": "exact"}, "exact grades whole drafts only"),
     ({"problem": "hi", "method": "beam"}, "none was given"),
     ({"problem": "hi", "select": "best"}, "add --verifier"),

@@ -52,8 +52,11 @@ def model_of(model: str | Model | None, price: str | None = None, kv_memory: str
     that much memory for keys and values.
     """
     if model is None or isinstance(model, str):
-        limits = (Price.parse(price) if price else None, bytes_of(kv_memory) if kv_memory is not None else None)
-        return model_named(model, *limits) if model else default_model(*limits)
+        limits = (
+            Price.parse(price) if price is not None else None,
+            bytes_of(kv_memory) if kv_memory is not None else None,
+        )
+        return default_model(*limits) if model is None else model_named(model, *limits)
     return checked("model", model, "extend")
 
 
@@ -84,8 +87,9 @@ def check_form(task: Task, text: str) -> None:
     """Refuse a text that is no problem of its generated task."""
     generated = GENERATED.get(task.name)
     if generated is not None and not generated.reads(text):
-        example = generated.problem(generated.middle, 0).text.strip().replace("\n", "\\n")
-        raise UsageError(f"this is no {task.name} problem; they look like: {example}")
+        example = generated.problem(generated.middle, 0).text.strip()
+        shell = "$" if "\n" in example else ""  # which reads several lines in $'...' alone
+        raise UsageError(f"this is no {task.name} problem; they look like: {shell}{example!r}")
 
 
 def generated_problem(task: str, difficulty: int | None, index: int) -> tuple[Task, Problem]:
@@ -117,7 +121,8 @@ def assemble(
 ) -> Parts:
     """The parts of one solve. Samples are graded as they are drawn, so that the budget pays for both or for neither."""
     program = methods.parse(method) if isinstance(method, str) else checked("method", method, "needs")
-    rule = select or ("majority" if verifier is None else "weighted")
+    default = "majority" if verifier is None else "weighted"
+    rule = default if select is None else select
     selection = selections.parse(rule) if isinstance(rule, str) else checked("selection", rule, "needs")
     limits = budget_of(budget)
     by = by_of(model, task, verifier, [program, selection])

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import anyio.lowlevel
 import anyio.to_thread
 
 from forethought.core.cost import Cost
@@ -196,6 +197,7 @@ async def populate(parts: Parts, problem: Problem, run: Run) -> Made:
     run.seconds = parts.budget.limits.get("seconds", math.inf)
     try:
         with outer.inside() as at, suppress(BudgetEnded), at.timed():
+            await anyio.lowlevel.checkpoint()  # no time at all starts nothing
             made = await parts.method(problem, parts.by, at)
             return Made(made, outer, "budget" if run.short else "done")
     finally:

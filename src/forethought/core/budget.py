@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from forethought.core.cost import ZERO, Cost
 from forethought.core.errors import UsageError
+from forethought.core.registry import unknown
 
 ENTRIES = ("tokens", *Cost._fields)
 BY_CLOCK_OR_CHAIN = ("seconds", "critical_tokens")  # these do not add up over a fan-out
@@ -26,7 +27,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name, limit in self.limits.items():
             if name not in ENTRIES:
-                raise UsageError(f"a budget has no entry '{name}'; it has {', '.join(ENTRIES)}")
+                raise UsageError(unknown("budget entry", name, ENTRIES))
             if math.isnan(limit) or limit < 0:
                 raise UsageError(f"the budget's {name} must be a number of at least 0, not {limit}")
 
