@@ -59,6 +59,18 @@ class Bench:
         return store.begin(key_of(spec), spec)
 
 
+async def ready(bench: Bench) -> None:
+    """Look at the endpoint, check every method with every selection, and load what runs here. Asked again it does nothing.
+
+    Raises UsageError for what cannot work, before anything is spent.
+    """
+    await prepare(bench.by.model)
+    for method in bench.methods:
+        for selection in bench.selections:
+            check(bench.problems[0], bench.parts(method, selection))
+    await load(bench.by)
+
+
 async def run(
     bench: Bench, store: RunStore, done: Callable[[Method], None] = lambda method: None
 ) -> list[dict[str, Any]]:
@@ -68,11 +80,7 @@ async def run(
     tried again when the bench is run again; a row has the last one's `error`. Its `wall_seconds` are the time in which
     its method was at work on any of the problems, for all selections together; `mean` and `total` have their clocks.
     """
-    await prepare(bench.by.model, bench.budget)
-    for method in bench.methods:
-        for selection in bench.selections:
-            check(bench.problems[0], bench.parts(method, selection))
-    await load(bench.by)
+    await ready(bench)
     rows = []
     for method in bench.methods:
         outcomes = await _all_problems(bench, method, store, done)

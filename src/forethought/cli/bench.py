@@ -6,22 +6,25 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from forethought.assembly import budget_of, by_of, failures_of
-from forethought.bench.run import Bench, open_store, run
+from forethought.bench.run import Bench, open_store, ready, run
 from forethought.cli import show
 from forethought.cli.paths import write
 from forethought.core.errors import ForethoughtError
+from forethought.core.registry import Registry
 from forethought.core.store import RunStore
 from forethought.methods import Method, methods
 from forethought.models.protocol import Model
 from forethought.selection import selections
 from forethought.solving import other_weights
 from forethought.tasks import generated_task
+
+T = TypeVar("T")
 
 
 def progress() -> Progress:
@@ -47,12 +50,12 @@ def run_bench(
     json_: bool,
 ) -> None:
     kind = generated_task(task)
-    programs, rules = [methods.parse(m) for m in method], [selections.parse(s) for s in select]
+    programs, rules = distinct(methods, method), distinct(selections, select)
     by = by_of(model, kind, verifier, [*programs, *rules])
     level = kind.middle if difficulty is None else difficulty
     problems = [kind.problem(level, index) for index in range(limit)]
     bench = Bench(by, problems, programs, rules, budget_of(budget), seed, failures_of(failures))
-    rows = measured(bench, out)
+    rows = anyio.run(measured, bench, out)
     write(out / "summary.json", json.dumps({"rows": rows}, indent=2) + "\n")
     if json_:
         show.console.print_json(data={"rows": rows})
@@ -64,6 +67,11 @@ def run_bench(
     check_measured(rows)
 
 
+def distinct(parts: Registry[T], spellings: Sequence[str]) -> list[T]:
+    """The parts of these spellings, each once, however often and in whatever words it was asked for."""
+    return list(dict.fromkeys(map(parts.parse, spellings)))
+
+
 def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
     """A row all of whose problems failed measures nothing. Raises ForethoughtError with the last reason."""
     for row in rows:
@@ -72,22 +80,24 @@ def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
             raise ForethoughtError(f"{which} failed; the last: {row['error']}")
 
 
-def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
-    """Run a bench in its folder, with a progress bar a method."""
+async def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
+    """Run a bench in its folder. What cannot work is refused before there is a store, or a bar."""
+    await ready(bench)
     with open_store(out) as store:
         before = {row.id for row in store.runs() if row.status == "done"}
-        rows = shown(bench, store)
+        rows = await shown(bench, store)
         first = bench.begin(bench.methods[0], 0, store)
         for line in [] if first.id in before else other_weights(store, first):
             sys.stderr.write(f"forethought: {line}\n")
     return rows
 
 
-def shown(bench: Bench, store: RunStore) -> list[dict[str, object]]:
+async def shown(bench: Bench, store: RunStore) -> list[dict[str, object]]:
+    """The rows of a bench, with a progress bar a method."""
     with progress() as bars:
         ids = {repr(m): bars.add_task(show.short(repr(m)), total=len(bench.problems)) for m in bench.methods}
 
         def done(method: Method) -> None:
             bars.advance(ids[repr(method)])
 
-        return anyio.run(run, bench, store, done)
+        return await run(bench, store, done)

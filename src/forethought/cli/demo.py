@@ -51,7 +51,7 @@ def compare(task: str, budget: Budget) -> None:
     rules = dict.fromkeys(rule for _, rule in CONTENDERS)
     bench = Bench(by, problems, [methods.parse(m) for m in spellings], [selections.parse(r) for r in rules], budget)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measured(bench, Path(folder))
+        rows = anyio.run(measured, bench, Path(folder))
     wanted = {(repr(methods.parse(m)), repr(selections.parse(s))) for m, s in CONTENDERS}
     shown = [row for row in rows if (row["method"], row["selection"]) in wanted]
     title = f"{task}, difficulty {kind.middle}: {PROBLEMS} problems, {budget} a problem"
