@@ -139,7 +139,7 @@ def test_help_names_every_command() -> None:
     (("bench", "--task", "chain", "--out", "there"), ("'--method'", "bench --help")),
     (("bench", "--task", "chain", "--method", "greedy", "--out", "there", "--limit", "0"), ("'--limit'", "bench --help")),
     (("slove",), ("slove", "--help")),
-    (("runs",), ("file", "runs --help")),
+    (("export",), ("run", "export --help")),
 ])  # fmt: skip
 def test_words_that_make_no_command_are_one_line_too(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
     one_line(forethought(*words), *parts)
@@ -182,10 +182,14 @@ def one_line(found: Result, *parts: str) -> None:
     (("--task", "chain", "--method", "sample(16)"), "write it as name(parameter=value, ...)"),
     (("--task", "chain", "--method", "sample(n=16"), "write it as name(parameter=value, ...)"),
     (("--task", "chain", "--method", ""), "no method ''"),
+    (("--task", "chain", "--select", ""), "no selection ''"),
+    (("--task", "chain", "--verifier", ""), "no verifier ''"),
+    (("--task", "chain", "--model", ""), "no model ''"),
+    (("--task", "chain", "--price", ""), "reasoner runs here and has no price"),
     (("--task", "chain", "--select", "weighted(steps=best)"), "one of last, min, mean, product"),
     (("--task", "chain", "--budget", "many"), "cannot read the budget 'many'"),
     (("--task", "chain", "--budget", "tokens=many"), "cannot read the budget 'tokens=many'"),
-    (("--task", "chain", "--budget", "token=5"), "no entry 'token'"),
+    (("--task", "chain", "--budget", "toknes=5"), "no budget entry 'toknes'; did you mean 'tokens'?"),
     (("--task", "chain", "--budget", ""), "the budget is empty"),
     (("--task", "chain", "--budget", "tokens=1,tokens=2"), "names tokens twice"),
     (("--task", "chain", "--kv-memory", "900T"), "this machine cannot hold 9.216e+05 GiB of keys and values"),
@@ -208,6 +212,14 @@ def test_a_mistake_is_one_line(words: tuple[str, ...], part: str, monkeypatch: p
     monkeypatch.setattr("forethought.models.pull.path", lambda: None)
     found = forethought("solve", *words)
     one_line(found, part)
+
+
+@pytest.mark.parametrize("task", ["chain", "chain-checked", "countdown", "procedure"])
+def test_the_form_of_a_task_is_shown_so_that_a_shell_takes_it(task: str, tmp_path: Path) -> None:
+    (line,) = forethought("solve", "no such form", "--task", task).stderr.splitlines()
+    shown = line.partition("they look like: ")[2]
+    pasted = subprocess.run(["bash", "-c", f"printf %s {shown}"], capture_output=True, text=True, check=True).stdout
+    assert solved(tmp_path, pasted, "--task", task, "--budget", "tokens=0", code=3)["task"] == task
 
 
 def test_a_text_needs_a_verifier_where_a_method_or_selection_does(models: dict[str, Path]) -> None:
@@ -265,7 +277,8 @@ def test_a_file_that_is_no_run_store(tmp_path: Path, models: dict[str, Path]) ->
         one_line(forethought("runs", file), f"{file} is no run store")
         one_line(forethought("solve", "--task", "chain", "--store", file), f"{file} is no run store")
         assert file.read_bytes() == before
-    one_line(forethought("runs", tmp_path / "nothing"), "is not there")
+    one_line(forethought("runs", tmp_path / "nothing"), f"{tmp_path}/nothing is not there")
+    one_line(forethought("runs", tmp_path), f"{tmp_path}/run.sqlite is not there")
 
 
 def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
@@ -302,6 +315,16 @@ def test_bench_refuses_before_it_asks(tmp_path: Path, monkeypatch: pytest.Monkey
     one_line(forethought("bench", "--task", "text", "--method", "greedy", "--out", out), "no generated task 'text'")
     one_line(forethought("bench", "--task", "chain", "--method", "greeedy", "--out", out), "did you mean 'greedy'")
     one_line(forethought("bench", "--task", "chain", "--difficulty", 40, "--method", "greedy", "--out", out), "not 40")
+    one_line(
+        forethought("bench", "--task", "chain", "--method", "greedy", "--select", "", "--out", out), "selection ''"
+    )
+    late = ("bench", "--task", "chain", "--method", "greedy", "--method", "particle-filter(n=4)", "--out", out)
+    one_line(forethought(*late, "--verifier", "exact"), "needs a verifier that grades steps")
+    with other_server(web_page) as url:
+        one_line(forethought(*late, "--model", f"openai:m@{url}"), url)
+    (empty := tmp_path / "empty").mkdir()
+    one_line(forethought(*late, "--model", f"local:{empty}"), "no model folder")
+    one_line(forethought(*late, "--verifier", f"process(path='{empty}')"), "no model folder")
     assert not out.exists()
 
 
@@ -373,6 +396,13 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
     assert timeless(first) != timeless(second) | {"run": 1, "seed": 0}
 
 
+@pytest.mark.parametrize("limit", ["tokens", "calls", "seconds"])
+def test_a_budget_of_nothing_starts_nothing(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_calls(monkeypatch)
+    found = solved(tmp_path, "--task", "chain", "--method", "sample(n=4)", "--budget", f"{limit}=0", code=3)
+    assert (found["stopped"], found["cost"]["calls"], found["cost"]["new_tokens"]) == ("budget", 0, 0)
+
+
 def test_no_answer_is_exit_code_three(tmp_path: Path) -> None:
     words = ("--task", "chain", "--method", "sample(n=4)", "--budget", "tokens=1")
     found = solved(tmp_path, *words, code=3)
@@ -428,8 +458,16 @@ def test_runs_are_listed_shown_and_resumed(tmp_path: Path, monkeypatch: pytest.M
     assert "recorded as run 1: this is what it answered then" in " ".join(again.stdout.split())
     assert forethought("runs", file, "--resume", 1).exit_code == 0
     assert told("runs", file, "--resume", 2, code=3)["answer"] is None
+    one_line(forethought("runs", file, "--show", 1, "--resume", 1), "not both")
     one_line(forethought("runs", file, "--show", 9), "has no run 9")
     one_line(forethought("runs", file, "--resume", 9), "has no run 9")
+
+
+def test_runs_without_a_file_are_those_of_the_own_store() -> None:
+    one_line(forethought("runs"), "forethought/runs.sqlite is not there")
+    forethought("solve", "--task", "chain", "--method", "greedy", "--budget", "tokens=0")
+    assert [row["run"] for row in told("runs")] == [1]
+    assert told("runs", "--show", 1)["method"].startswith("greedy")
 
 
 @pytest.mark.parametrize(("then", "told"), [
@@ -572,6 +610,15 @@ def test_bench_measures_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     one_line(forethought("runs", tmp_path / "run.sqlite", "--resume", 1), "belongs to a bench")
 
 
+def test_bench_measures_each_method_and_selection_once(tmp_path: Path) -> None:
+    twice = ("--method", "sample(n=6, temperature=0.8)", "--select", "weighted", "--select", "weighted(steps='last')")
+    rows = told(*BENCH, *twice, "--out", tmp_path)["rows"]
+    assert [row["method"] for row in rows] == ["greedy", "sample(n=6, temperature=0.8)"]
+    listed = told("runs", tmp_path)
+    assert len(listed) == 2 * 5
+    assert {row["selection"] for row in listed} == {"weighted(steps='last', combine='sum')"}
+
+
 def test_bench_marks_oracles(tmp_path: Path) -> None:
     words = (*BENCH, "--select", "majority", "--select", "best", "--verifier", "exact", "--out", tmp_path)
     rows = told(*words)["rows"]
@@ -596,17 +643,9 @@ def test_a_failing_model_counts_as_wrong_and_is_tried_again(tmp_path: Path, monk
     assert len(asked) == 7
 
 
-@pytest.mark.parametrize(("words", "part"), [
-    (("--method", "sample(n=None)", "--budget", "seconds=5"), "needs a budget in tokens or calls"),
-    (("--method", "greedy", "--model", "local:{}"), "no model folder"),
-    (("--method", "beam", "--verifier", "process(path='{}')"), "no model folder"),
-])  # fmt: skip
-def test_a_mistake_that_all_problems_of_a_bench_meet_is_told_once(
-    words: tuple[str, ...], part: str, tmp_path: Path
-) -> None:
-    (empty := tmp_path / "empty").mkdir()
-    words = tuple(word.format(empty) for word in words)
-    last_line(forethought("bench", "--task", "chain", "--limit", 5, *words, "--out", tmp_path / "out"), part)
+def test_a_mistake_that_all_problems_of_a_bench_meet_is_told_once(tmp_path: Path) -> None:
+    words = ("--method", "sample(n=None)", "--budget", "seconds=5", "--out", tmp_path / "out")
+    last_line(forethought("bench", "--task", "chain", "--limit", 5, *words), "needs a budget in tokens or calls")
 
 
 def last_line(found: Result, part: str) -> None:
@@ -665,6 +704,21 @@ def test_a_bench_without_a_single_outcome_fails(failing: str, tmp_path: Path, mo
     assert json.loads(found.stdout) == {"rows": rows}
     assert sorted(row["failures"] for row in rows) == [0, 5]
     assert {row["failures"]: row["error"] for row in rows} == {0: None, 5: line.partition("last: ")[2]}
+
+
+def test_ctrl_c_while_the_program_is_still_being_read() -> None:
+    code = """
+import os, signal, sys
+class Impatient:
+    def find_spec(self, name, *_):
+        if name == "forethought.core.errors":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Impatient())
+from forethought.cli import main
+main()
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "forethought: interrupted\n")
 
 
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path: Path) -> None:

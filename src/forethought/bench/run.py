@@ -64,7 +64,7 @@ async def ready(bench: Bench) -> None:
 
     Raises UsageError for what cannot work, before anything is spent.
     """
-    await prepare(bench.by.model)
+    await prepare(bench.by.model, bench.budget)
     for method in bench.methods:
         for selection in bench.selections:
             check(bench.problems[0], bench.parts(method, selection))

@@ -169,21 +169,27 @@ def pull(name: Annotated[str, typer.Argument(help="smollm2")]) -> None:
 
 @app.command()
 def runs(
-    file: Annotated[Path, typer.Argument(help="A run store.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="A run store, or a bench folder.", show_default="your own store")
+    ] = None,
     run: Annotated[int | None, typer.Option("--show", help="Show one run.")] = None,
     resume: Annotated[int | None, typer.Option(help="Go on with a run that was cut off.")] = None,
     json_: Json = False,
 ) -> None:
     """List, show or resume recorded runs."""
     from forethought.cli.runs import list_runs, resume_run, show_run
+    from forethought.core.errors import UsageError
 
-    with one_line(lambda: f"forethought runs {file} --resume {resume}" if resume else None):
+    path = file or default_store()
+    with one_line(lambda: None if resume is None else f"forethought runs {path} --resume {resume}"):
+        if run is not None and resume is not None:
+            raise UsageError("give either --show or --resume, not both")
         if run is not None:
-            show_run(file, run, json_)
+            show_run(path, run, json_)
         elif resume is not None:
-            resume_run(file, resume, json_)
+            resume_run(path, resume, json_)
         else:
-            list_runs(file, json_)
+            list_runs(path, json_)
 
 
 @app.command()

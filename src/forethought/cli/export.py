@@ -24,8 +24,6 @@ def run_export(run: str, number: int | None, method: str | None, out: Path | Non
         if number is not None:
             raise UsageError(f"give either run {run} or --run {number}, not both")
         file, number = default_store(), int(run)
-    if file.is_dir():
-        file = file / "run.sqlite"
     with opened(file) as store:
         rows = chosen(store, number, method)
         lines = [json.dumps(anyio.run(exported, store, row, parts_of(row))) + "\n" for row in rows]

@@ -23,7 +23,9 @@ from forethought.solving import Solution, solve_with
 from forethought.tasks import task_named
 
 
-def opened(file: Path) -> RunStore:
+def opened(path: Path) -> RunStore:
+    """The run store that is there: a file, or the one in a bench's folder. Raises UsageError where there is none."""
+    file = path / "run.sqlite" if path.is_dir() else path
     if not file.exists():
         raise UsageError(f"{file} is not there")
     return RunStore(file)
