@@ -205,7 +205,7 @@ def one_line(found: Result, *parts: str) -> None:
     ((), "there is no problem"),
     (("  ",), "the problem is empty"),
     (("hello",), "the embedded reasoner solves only the tasks chain, chain-checked, countdown, procedure"),
-    (("hello", "--task", "chain"), "this is no chain problem; they look like: chain "),
+    (("hello", "--task", "chain"), "this is no chain problem; they look like: $'chain "),
     (("--task", "chain", "--select", "best", "--model", "smollm2"), "forethought pull smollm2"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line(words: tuple[str, ...], part: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_the_python_example_of_the_readme_is_answered_right(tmp_path: Path) -> N
     text = re.search(r'"(countdown .*)"', example[1])
     assert text
     answer, confidence, _ = run("-c", example[1], at=tmp_path).split(maxsplit=2)
-    assert TASKS["countdown"].correct(answer, Problem(text[1]))
+    assert TASKS["countdown"].correct(answer, Problem(text[1] + "\n"))
     assert float(confidence) > 0.5
 
 
@@ -86,7 +86,7 @@ def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
     first, second, bench, export, replay = (shlex.split(line)[1:] for line in commands)
     plenty = ("--budget", "tokens=16000")  # the default one has seconds besides
     found = json.loads(run("-m", "forethought", *first, "--json", at=tmp_path))
-    assert TASKS["countdown"].correct(found["answer"], Problem(first[1]))
+    assert TASKS["countdown"].correct(found["answer"], Problem(first[1] + "\n"))
     found = json.loads(run("-m", "forethought", *second, *plenty, at=tmp_path))
     _, problem = generated_problem("chain", int(second[4]), int(second[6]))
     assert found["answer"] == problem.reference

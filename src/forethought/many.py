@@ -19,11 +19,10 @@ from forethought.core.scope import Scope
 from forethought.core.trace import MemoryTrace
 from forethought.methods import Method
 from forethought.methods.protocol import Saving
-from forethought.models.probing import prepare, settle
+from forethought.models.probing import settle
 from forethought.parts import Parts
-from forethought.refusals import check
 from forethought.selection import Verdict
-from forethought.solving import Made, Solution, load
+from forethought.solving import Made, Solution, ready
 
 NOTHING = Verdict()
 
@@ -81,10 +80,7 @@ async def solve_all(parts: Parts, problems: Sequence[Problem], seed: int) -> lis
     limits = {name: v for name, v in parts.budget.limits.items() if name not in BY_CLOCK_OR_CHAIN}
     if "tokens" in limits and limits.keys() & {"new_tokens", "verifier_tokens"}:
         raise UsageError("solve_many: limit tokens, or new_tokens and verifier_tokens, not both")
-    await prepare(parts.by.model, parts.budget)
-    for problem in problems:
-        check(problem, parts)
-    await load(parts.by)
+    await ready([(problem, parts) for problem in problems])
     run = parts.run(seed, MemoryTrace())
     run.seconds = parts.budget.limits.get("seconds", math.inf)
     at = Scope.root(run, parts.budget)

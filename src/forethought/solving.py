@@ -76,14 +76,14 @@ async def solve_with(parts: Parts, problem: Problem, seed: int, store: RunStore 
     Raises UsageError before anything is spent, ModelError if the model fails and nothing may be dropped.
     """
     if store is None:
-        await ready(problem, parts)
+        await ready([(problem, parts)])
         return await _solved(parts, problem, seed, MemoryTrace())
     spec = asked(parts, problem, seed, "solve")
     row = store.find(key_of(spec), spec)
     if row is not None and row.status == "done" and row.outcome is not None:
         found = await _solved(parts, problem, seed, store.trace(row.id))
         return replace(found, cost=Cost(**row.outcome["cost"]), run=row.id, recorded=True)
-    await ready(problem, parts)
+    await ready([(problem, parts)])
     return await _stored(parts, problem, seed, store, store.begin(key_of(spec), spec))
 
 
@@ -112,11 +112,19 @@ def other_weights(store: RunStore, row: RunRow) -> list[str]:
     return [f"run {others} asked the same of a model with other weights, so this run is a new one"] if others else []
 
 
-async def ready(problem: Problem, parts: Parts) -> None:
-    """Look at an endpoint, refuse what cannot work, and read what runs here. Raises UsageError."""
-    await prepare(parts.by.model, parts.budget)
-    check(problem, parts)
-    await load(parts.by)
+async def ready(wanted: Sequence[tuple[Problem, Parts]]) -> None:
+    """Refuse what cannot work, look at the endpoint, refuse what it has shown not to work, and read what runs here.
+
+    Raises UsageError. `wanted` is of one model and one budget.
+    """
+    for problem, parts in wanted:
+        check(problem, parts)
+    for _, parts in wanted[:1]:
+        await prepare(parts.by.model, parts.budget)
+    for problem, parts in wanted:
+        check(problem, parts)
+    for _, parts in wanted[:1]:
+        await load(parts.by)
 
 
 async def load(by: By) -> None:

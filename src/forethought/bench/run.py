@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 
+from forethought import solving
 from forethought.bench.prefix import as_made, with_grades
 from forethought.bench.stats import Calibration, covered, interval
 from forethought.core.budget import Budget
@@ -22,11 +23,9 @@ from forethought.core.store import RunRow, RunStore
 from forethought.core.together import together
 from forethought.methods import By, Method
 from forethought.methods.sample import Sample
-from forethought.models.probing import prepare
 from forethought.parts import Parts, asked, key_of
-from forethought.refusals import check
 from forethought.selection import Selection, Verdict, wants_grades
-from forethought.solving import Made, load, populate
+from forethought.solving import Made, populate
 from forethought.tasks.classes import aside
 
 Outcome = Mapping[str, Any]
@@ -64,11 +63,7 @@ async def ready(bench: Bench) -> None:
 
     Raises UsageError for what cannot work, before anything is spent.
     """
-    await prepare(bench.by.model, bench.budget)
-    for method in bench.methods:
-        for selection in bench.selections:
-            check(bench.problems[0], bench.parts(method, selection))
-    await load(bench.by)
+    await solving.ready([(bench.problems[0], bench.parts(m, s)) for m in bench.methods for s in bench.selections])
 
 
 async def run(
