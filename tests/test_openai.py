@@ -221,15 +221,15 @@ async def test_a_run_whose_budget_ends_before_its_first_call_is_charged_for_the_
 ) -> None:
     long = "hello " * 1000
     with Endpoint().serve() as endpoint:
-        named = f"openai:toy@{endpoint.url}"
-        done = await forethought.solve(long, model=named, budget="prompt_tokens=2048", method="sample(n=2)")
-        assert done.stopped == "budget"
-        assert billed(done) == counted(endpoint)
-        again = await forethought.solve(long, model=named, budget="prompt_tokens=2048", method="sample(n=2)")
-        assert billed(again) == (0, 0, 0)
-        cached = Cached(OpenAI("toy", endpoint.url), tmp_path / "said")
-        before = counted(endpoint)
+        async with OpenAI("toy", endpoint.url) as model:
+            done = await forethought.solve(long, model=model, budget="prompt_tokens=2048", method="sample(n=2)")
+            assert done.stopped == "budget"
+            assert billed(done) == counted(endpoint)
+            again = await forethought.solve(long, model=model, budget="prompt_tokens=2048", method="sample(n=2)")
+            assert billed(again) == (0, 0, 0)
+        cached, before = Cached(OpenAI("toy", endpoint.url), tmp_path / "said"), counted(endpoint)
         both = await forethought.solve_many([long] * 2, model=cached, budget="prompt_tokens=4096", method="sample(n=2)")
+        await cached.aclose()
         spent = [billed(one) for one in both]
         assert [sum(entry) for entry in zip(*spent, before, strict=True)] == list(counted(endpoint))
 
