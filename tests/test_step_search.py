@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -350,7 +351,10 @@ async def test_a_step_that_is_shorter_than_its_beginning_is_graded_whole() -> No
 @pytest.mark.parametrize(
     "spelling", ["beam", "dvts", "rebase", "ets", "a-star", "early-rejection", "best-first", "mcts", "sample"]
 )
-@pytest.mark.parametrize("bad", [Grade(math.nan), Grade(math.inf), Grade(0.5, (0.1, math.nan))])
+@pytest.mark.parametrize("bad", [
+    Grade(math.nan), Grade(math.inf), Grade(0.5, (0.1, math.nan)), Grade("0.5"), Grade(0.5, None), Grade(np.ones(2)),
+    Grade(10**400),
+])  # fmt: skip
 async def test_a_grade_that_is_no_number_is_one_clear_error_and_nothing_recorded_is_lost(
     spelling: str, bad: Grade
 ) -> None:
@@ -370,6 +374,20 @@ async def test_a_grade_that_is_no_number_is_one_clear_error_and_nothing_recorded
     assert fates["grade failed"] == 1
     assert fates["sample"] + fates["sample cancelled"] == at.account.spent.calls > 0
     assert fates["grade"] + 1 + fates["grade cancelled"] == at.account.spent.verifier_calls
+
+
+@pytest.mark.parametrize("spelling", ["beam", "rebase", "ets", "best-first", "mcts", "sample"])
+@pytest.mark.parametrize("kind", [bool, np.bool_, np.float32])
+async def test_a_grade_of_another_kind_of_number_counts_as_its_float(spelling: str, kind: type) -> None:
+    class Other(Grader):
+        async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+            grade, cost = await super().grade(draft, problem, task, call)
+            return Grade(told := kind(round(grade.value or 0.0)), (told,)), cost
+
+    by, at = By(Ladder(), LadderTask(), Other(), grade_drafts=True), Scope.root(Run(Seeded(0)))
+    await methods.parse(spelling)(CLIMB, by, at)
+    values = [value for data in events(at, "grade") for value in (data["value"], *data["steps"])]
+    assert {(type(value), value) for value in values} == {(float, 0.0), (float, 1.0)}
 
 
 @pytest.mark.parametrize("spelling", ["rebase(n=6)", "ets(n=6)"])

@@ -33,15 +33,30 @@ class Grading:
         draft = particle.state
 
         async def act(call: Call) -> tuple[Grade, Cost]:
-            grade, cost = await self.verifier.grade(draft, self.problem, self.task, call)
-            if not all(math.isfinite(number) for number in (grade.value or 0.0, *grade.steps)):
-                call.progress(cost)
-                raise ModelError(f"the verifier {name} gave a grade that is no number: {grade.value} {[*grade.steps]}")
-            return Grade(grade.value, grade.steps, cost), cost
+            told, cost = await self.verifier.grade(draft, self.problem, self.task, call)
+            call.progress(cost)
+            return in_floats(told, name, cost), cost
 
         name = str(self.verifier)
         grade = await bought(at, "grade", {"verifier": name}, lambda: self.bound(particle), act, to_json, from_json)
         return Particle(draft.graded(name, grade), particle.logw, particle.done)
+
+
+def in_floats(told: Grade, name: str, cost: Cost) -> Grade:
+    """The grade as methods compute with it and records keep it. Raises ModelError where an entry is no finite number."""
+    try:
+        value = None if told.value is None else finite(told.value)
+        return Grade(value, tuple(map(finite, told.steps)), cost)
+    except (TypeError, ValueError, OverflowError):
+        said = " ".join(f"{told.value!r} {told.steps!r}".split())[:80]
+        raise ModelError(f"the verifier {name} gave a grade that is no number: {said}") from None
+
+
+def finite(number: float) -> float:
+    """A float of any kind of number, such as numpy's. Raises TypeError, ValueError or OverflowError for anything else."""
+    if not math.isfinite(number):
+        raise ValueError
+    return float(number)
 
 
 def to_json(grade: Grade) -> Data:
