@@ -163,7 +163,7 @@ class Line:
         if told is None:
             self.wrong(
                 f"sample {place}: expected correct, true or false, since a problem of the task {task.name!r} "
-                f"{'without a reference ' if problem.reference is None else ''}has no checker here"
+                f"{'without a reference has no checker' if problem.reference is None else 'cannot be checked'} here"
             )
         return told
 

@@ -27,6 +27,7 @@ from forethought.parts import Parts, asked, key_of
 from forethought.selection import Selection, Verdict, wants_grades
 from forethought.solving import Made, populate
 from forethought.tasks.classes import aside
+from forethought.tasks.protocol import Task
 
 Outcome = Mapping[str, Any]
 
@@ -144,9 +145,17 @@ async def _measure(bench: Bench, method: Method, problem: Problem, made: Made) -
 
 
 def _credited(verdict: Verdict, problem: Problem, by: By, cost: Cost) -> dict[str, Any]:
-    right = [bool(by.task.correct(answer, problem)) for answer in verdict.leading]
+    right = [told_right(by.task, answer, problem) for answer in verdict.leading]
     credit = sum(right) / len(right) if right else 0.0
     return {"answer": verdict.answer, "confidence": verdict.confidence, "credit": credit, "cost": cost._asdict()}
+
+
+def told_right(task: Task, answer: str, problem: Problem) -> bool:
+    """Raises ModelError where it cannot be told: a check that timed out says nothing of the answer."""
+    right = task.correct(answer, problem)
+    if right is None:
+        raise ModelError(f"whether the answer '{answer[:40]}' is right cannot be told")
+    return right
 
 
 def _row(bench: Bench, method: Method, selection: Selection, outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ class Math:
 
     The answer is the last `\boxed{}`, else the last line `answer: ...`; a draft without either cannot be read. Equality is
     math-verify's, in worker processes; a pair that it cannot settle in time is two answers, and stays so in a resumed run.
+    An answer that it cannot settle against the reference is neither right nor wrong.
     """
 
     name = "math"
@@ -37,4 +38,4 @@ class Math:
         return bool(equal_sync(one, other))
 
     def correct(self, answer: str, problem: Problem) -> bool | None:
-        return None if problem.reference is None else bool(equal_sync(str(problem.reference), answer))
+        return None if problem.reference is None else equal_sync(str(problem.reference), answer)

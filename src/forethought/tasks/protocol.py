@@ -41,7 +41,7 @@ class Task(Protocol):
         ...
 
     def correct(self, answer: str, problem: Problem) -> bool | None:
-        """Whether the answer is right; None where neither the text nor a reference can tell."""
+        """Whether the answer is right; None where that cannot be told: without a reference, or in reasonable time."""
         ...
 
     @property
