@@ -18,8 +18,10 @@ from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.core.store import RunStore
 from forethought.core.trace import MemoryTrace
 from forethought.methods import By, methods
+from forethought.sandbox import equality
 from forethought.selection import selections
 from forethought.solving import Parts, solve_with
+from forethought.tasks import TASKS
 from forethought.tasks.classes import merged
 from forethought.verifiers import verifiers
 from tests.listed import ASKED, Cases, Listed, Words
@@ -49,6 +51,44 @@ async def test_others_go_on_while_a_draft_is_graded() -> None:
         tasks.start_soon(task.work)
         grade, _ = await verifiers.parse("exact").grade(Draft(None, "a", finish="end"), ASKED, task, Call((), 0))
     assert grade.value == 1
+
+
+async def test_threads_are_left_for_others_however_many_compare() -> None:
+    class Waiting(Cases):
+        others = threading.Event()
+
+        def correct(self, answer: str, problem: Problem) -> bool | None:
+            return self.others.wait(5)
+
+    exact, task, right = verifiers.parse("exact"), Waiting(), list[float | None]()
+
+    async def one() -> None:
+        right.append((await exact.grade(Draft(None, "a", finish="end"), ASKED, task, Call((), 0)))[0].value)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(60):
+            tasks.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        await anyio.to_thread.run_sync(task.others.set)
+    assert right == [1.0] * 60
+
+
+async def test_an_answer_that_cannot_be_checked_in_time_is_not_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Hanging:
+        def call(self, arguments: list[str], seconds: float) -> bool:
+            raise TimeoutError
+
+    monkeypatch.setattr(equality, "workers", Hanging)
+    task, problem = TASKS["math"], Problem("?", "x+1")
+    assert task.correct("y", problem) is None
+    grade, _ = await verifiers.parse("exact").grade(Draft(None, "answer: y", finish="end"), problem, task, Call((), 0))
+    assert grade.value is None
+    by = By(Listed(["answer: y"]), task)
+    bench = Bench(by, [problem], [methods.parse("greedy")], [selections.parse("first")], Budget({"tokens": 99}))
+    (row,) = await run(bench, open_store(tmp_path))
+    assert (row["failures"], row["error"]) == (1, "whether the answer 'y' is right cannot be told")
 
 
 async def test_others_go_on_while_a_bench_looks_at_answers(tmp_path: Path) -> None:

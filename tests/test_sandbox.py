@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -16,6 +18,8 @@ import pytest
 from forethought.core.errors import ModelError, UsageError
 from forethought.sandbox import Kind, Limits, Outcome, Program, bubblewrap, run, run_sync, seccomp
 from forethought.sandbox.worker import Workers
+
+running = sys.modules[run.__module__]
 
 SMALL = Limits(wall=2.0, cpu=1, memory=128 << 20, disk=1 << 20, output=1 << 16)
 SECRET = Path(__file__).parent / "conftest.py"
@@ -245,10 +249,28 @@ def children() -> list[str]:
 
 @strong
 @pytest.mark.anyio
-async def test_many_wait_for_their_turn() -> None:
+async def test_many_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, now, counts, found = threading.Lock(), [0], list[int](), list[str]()
+
+    def watched(*asked: Any) -> Outcome:
+        with lock:
+            now[0] += 1
+            counts.append(now[0])
+        try:
+            return run_sync(*asked)
+        finally:
+            with lock:
+                now[0] -= 1
+
+    async def one() -> None:
+        found.append((await run(Program(("pass",)))).status)
+
+    monkeypatch.setattr(running, "run_sync", watched)
     async with anyio.create_task_group() as group:
-        for _ in range(12):
-            group.start_soon(run, Program(("pass",)))
+        for _ in range(3 * running.AT_ONCE):
+            group.start_soon(one)
+    assert found == ["ended"] * 3 * running.AT_ONCE
+    assert max(counts) == running.AT_ONCE
 
 
 def test_without_bubblewrap_nothing_runs_unless_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -333,6 +355,14 @@ def test_a_worker_that_cannot_start_says_why(
 
 def test_what_a_library_prints_is_no_answer() -> None:
     assert Workers("builtins:print", size=1).call(["noise"], 20) is None
+
+
+def test_a_worker_serves_where_many_files_are_open() -> None:
+    workers = Workers("operator:add", size=1)
+    with ExitStack() as files:
+        for _ in range(1024):
+            files.enter_context(open(os.devnull))
+        assert workers.call([1, 2], 20) == 3
 
 
 def test_workers_serve_many_threads() -> None:

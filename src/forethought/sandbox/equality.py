@@ -12,13 +12,13 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from anyio import to_thread
-
 from forethought.core.errors import ModelError, UsageError
-from forethought.sandbox.worker import Workers
+from forethought.sandbox.turns import Turns
+from forethought.sandbox.worker import SIZE, Workers
 
 SPELLINGS = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,!;]|(?<!\w)\s+|\s+(?!\w)")  # of one and the same thing
 FRACTION = re.compile(r"\\[dt]frac(?![a-z])")
+TURNS = Turns("equality", SIZE)
 PLAIN = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300})?")
 
 
@@ -30,7 +30,7 @@ async def equal(reference: str, answer: str, seconds: float = 3.0) -> bool | Non
     known = at_once(reference, answer)
     if known is not None:
         return known
-    return await to_thread.run_sync(lambda: equal_sync(reference, answer, seconds), abandon_on_cancel=True)
+    return await TURNS(lambda: equal_sync(reference, answer, seconds))
 
 
 def equal_sync(reference: str, answer: str, seconds: float = 3.0) -> bool | None:

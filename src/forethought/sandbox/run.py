@@ -15,20 +15,17 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import IO
 
-import anyio
-from anyio import to_thread
-from anyio.lowlevel import RunVar
-
 from forethought.core.errors import ModelError
 from forethought.sandbox import bubblewrap
 from forethought.sandbox.limits import Kind, Limits, Outcome, Status
 from forethought.sandbox.seccomp import filter_bytes
+from forethought.sandbox.turns import Turns
 
 START = 20.0  # seconds that an interpreter may take to start on a busy machine; they are not the program's
 LAST = 1.0  # seconds between a program's closing its outputs and its end
 TICK = 0.05  # seconds within which a cancelled run is killed
 AT_ONCE = max(4, os.cpu_count() or 1)
-_limiters: RunVar[anyio.CapacityLimiter] = RunVar("sandboxes")
+TURNS = Turns("sandboxes", AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +47,9 @@ async def run(program: Program, limits: Limits = Limits(), kind: Kind = "bubblew
     same interpreter. Empty files in /tmp cost the kernel about a kilobyte each, which only `cpu` limits.
     Raises UsageError where the machine has no such sandbox, ModelError where the sandbox itself fails.
     """
-    limiter = _limiters.get(None)
-    if limiter is None:
-        limiter = anyio.CapacityLimiter(AT_ONCE)
-        _limiters.set(limiter)
     stop = threading.Event()
     try:
-        return await to_thread.run_sync(
-            lambda: run_sync(program, limits, kind, stop), abandon_on_cancel=True, limiter=limiter
-        )
+        return await TURNS(lambda: run_sync(program, limits, kind, stop))
     finally:
         stop.set()
 

@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 import queue
-import select
+import selectors
 import subprocess
 import sys
 import time
@@ -16,6 +16,8 @@ from typing import Any
 
 from forethought.core.errors import ModelError, UsageError
 
+MEMORY = 2 << 30  # bytes that a worker may have
+SIZE = 2  # workers of one function
 START = 60.0  # seconds that a worker may take to import its library on a busy machine
 SERVE = "import sys; from forethought.sandbox.worker import serve; serve(*sys.argv[1:])"
 
@@ -27,10 +29,10 @@ class Workers:
     may come from any thread.
     """
 
-    def __init__(self, target: str, size: int = 2, memory: int = 2 << 30, library: str = "") -> None:
+    def __init__(self, target: str, size: int = SIZE, library: str = "") -> None:
         self._free: queue.LifoQueue[Worker] = queue.LifoQueue()  # the one used last is warm
         for _ in range(size):
-            self._free.put(Worker(target, memory, library))
+            self._free.put(Worker(target, library))
 
     def call(self, arguments: list[Any], seconds: float) -> Any:
         """The function's result. Raises TimeoutError after `seconds`, ModelError if it raised or its process died.
@@ -47,8 +49,8 @@ class Workers:
 class Worker:
     """One process, used by one thread at a time."""
 
-    def __init__(self, target: str, memory: int, library: str) -> None:
-        self._target, self._memory, self._library = target, memory, library
+    def __init__(self, target: str, library: str) -> None:
+        self._target, self._library = target, library
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
         atexit.register(self.kill)
@@ -74,7 +76,7 @@ class Worker:
                 pass
 
     def _start(self) -> None:
-        command = [sys.executable, "-c", SERVE, self._target, str(self._memory), self._library]
+        command = [sys.executable, "-c", SERVE, self._target, self._library]
         self._process = subprocess.Popen(command, 0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             wrong = json.loads(self._line(START)).get("error")
@@ -96,22 +98,24 @@ class Worker:
         assert self._process is not None
         assert self._process.stdout is not None
         deadline, pipe = time.monotonic() + seconds, self._process.stdout.fileno()
-        while b"\n" not in self._rest:
-            if not select.select([pipe], [], [], max(deadline - time.monotonic(), 0.0))[0]:
-                raise TimeoutError(f"{self._target} took more than {seconds:g} s")
-            block = os.read(pipe, 65536)
-            if not block:
-                raise ModelError(f"{self._target}: its process died")
-            self._rest += block
+        with selectors.DefaultSelector() as pipes:
+            pipes.register(pipe, selectors.EVENT_READ)
+            while b"\n" not in self._rest:
+                if not pipes.select(max(deadline - time.monotonic(), 0.0)):
+                    raise TimeoutError(f"{self._target} took more than {seconds:g} s")
+                block = os.read(pipe, 65536)
+                if not block:
+                    raise ModelError(f"{self._target}: its process died")
+                self._rest += block
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
 
-def serve(target: str, memory: str, library: str) -> None:
+def serve(target: str, library: str) -> None:
     """The life of a worker: a line in, a line out, until its standard input ends."""
     answers = os.fdopen(os.dup(1), "wb", 0)
     os.dup2(2, 1)  # whatever a library prints is no answer
-    _limit(int(memory))
+    _limit()
     try:
         function = _loaded(target, library)
     except Exception as error:  # noqa: BLE001 - it crosses a process, and is raised again there
@@ -141,7 +145,7 @@ def _error(error: Exception) -> dict[str, Any]:
     return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
-def _limit(memory: int) -> None:
+def _limit() -> None:
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
-from anyio import to_thread
-
 from forethought.core.errors import ForethoughtError
 from forethought.core.problem import Problem
 from forethought.core.scope import Scope
+from forethought.sandbox.turns import Turns
+from forethought.sandbox.worker import SIZE
 from forethought.tasks.protocol import Task
 
 T = TypeVar("T")
+TURNS = Turns("comparisons", SIZE)  # more would wait for the workers of an equality
 
 
 @runtime_checkable
@@ -29,7 +30,7 @@ class Equating(Protocol):
 async def aside(task: Task, compare: Callable[[], T]) -> T:
     """What `compare` comes to. A task's own equality may take its time, and nobody else must wait for it: in a thread."""
     if isinstance(task, Equating):
-        return await to_thread.run_sync(compare, abandon_on_cancel=True)
+        return await TURNS(compare)
     return compare()
 
 

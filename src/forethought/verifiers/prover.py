@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from anyio import to_thread
-
 from forethought.core.errors import ModelError, UsageError
-from forethought.sandbox.worker import Workers
+from forethought.sandbox.turns import Turns
+from forethought.sandbox.worker import SIZE, Workers
 from forethought.verifiers.logic_language import Formula, LogicError, read
 
 Label = Literal["true", "false", "uncertain", "error"]
+TURNS = Turns("provers", SIZE)
 
 
 async def label(text: str, seconds: float = 10.0) -> Label:
@@ -24,7 +24,7 @@ async def label(text: str, seconds: float = 10.0) -> Label:
     What cannot be decided in time is uncertain, as in LINC. Raises UsageError where z3 is not installed or
     does not import.
     """
-    return await to_thread.run_sync(lambda: label_sync(text, seconds), abandon_on_cancel=True)
+    return await TURNS(lambda: label_sync(text, seconds))
 
 
 def label_sync(text: str, seconds: float = 10.0) -> Label:
