@@ -14,7 +14,7 @@ from forethought.core.scope import Run, Scope, Seeded
 from forethought.methods import By, methods
 from forethought.selection import selections
 from forethought.verifiers import verifiers
-from forethought.verifiers.theory import Kind, Resampling, solutions
+from tests.theory import Kind, Resampling, solutions
 from tests.toy import PROBLEM, ToyModel, ToyTask, texts
 
 PAPER = Resampling((Kind(0.87, 0.58), Kind(0.13, 0.42)), false_positive=0.25)  # the model of the authors' notebook
