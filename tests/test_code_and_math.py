@@ -23,6 +23,7 @@ from forethought.core.draft import UNKNOWN, Draft
 from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.core.scope import Call
+from forethought.models.protocol import weights_in
 from forethought.models.scripted import Scripted
 from forethought.sandbox import bubblewrap, equality
 from forethought.sandbox.equality import at_once, equal, equal_sync, folded
@@ -110,12 +111,25 @@ async def test_a_user_may_have_tests_too(tmp_path: Path) -> None:
         await grade(verifiers.parse(f"code(tests='{tmp_path / 'none'}', sandbox=plain)"), GOOD)
 
 
+def test_tests_are_known_by_their_content(tmp_path: Path) -> None:
+    file = tmp_path / "tests.py"
+    file.write_text("assert add(1, 1) == 2")
+    spelling = f"code(tests='{file}', sandbox=plain)"
+    before = verifiers.parse(spelling)
+    known = weights_in(before)
+    file.write_text("assert add(1, 1) == 3")
+    after = verifiers.parse(spelling)
+    assert known == weights_in(before) != weights_in(after)
+    assert weights_in(verifiers.parse("code")) == ""
+    assert (anyio.run(grade, before, GOOD), anyio.run(grade, after, GOOD)) == (1, 0)
+
+
 async def test_without_a_sandbox_it_says_so_before_anything_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     for spelling in ("code", "agreement"):
         verifier = given(verifiers.parse(spelling), Scripted(lambda *_: "x"))
         with pytest.raises(UsageError, match="only in a sandbox, and bubblewrap is not here"):
-            verifier.bound(Draft(None, GOOD, finish="end"), TESTS, TASK)
+            verifier.load()
     with pytest.raises(UsageError, match="only in a sandbox"):
         await grade(verifiers.parse("code"), GOOD)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -23,6 +24,7 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.core.store import RunStore
 from forethought.core.trace import MemoryTrace
+from forethought.methods import By
 from forethought.models.price import Price
 from forethought.models.protocol import Completion, Request
 from forethought.models.scripted import ABILITIES, Scripted
@@ -190,7 +192,7 @@ async def test_the_meta_vote_sees_each_critique_and_is_billed() -> None:
 
 
 async def test_the_meta_vote_needs_logprobs() -> None:
-    with pytest.raises(UsageError, match="judge: keep needs a model that tells log-probabilities, which scripted"):
+    with pytest.raises(UsageError, match="needs a model with the ability 'logprobs', which scripted lacks"):
         await graded(by("judge(votes=2, keep=1)", says("verdict: yes")))
 
 
@@ -278,7 +280,7 @@ async def test_self_eval_grades_each_step_once() -> None:
 
 
 async def test_self_eval_needs_logprobs() -> None:
-    with pytest.raises(UsageError, match="self-eval needs a model that tells log-probabilities"):
+    with pytest.raises(UsageError, match="self-eval needs a model with the ability 'logprobs', which"):
         await graded(by("self-eval", says("yes")))
 
 
@@ -352,6 +354,10 @@ def test_a_verifier_asks_its_own_model_or_the_runs() -> None:
     named = given(Judge(model="openai:m@http://localhost:1/v1"), own)
     assert model_of(named).name == "openai:m@http://localhost:1/v1"
     assert Judge.own is None
+    by = By(own, TASK, Judge())
+    assert isinstance(by.verifier, Judge)
+    assert by.verifier.own is own
+    assert replace(by.verifier, votes=3).own is own
     exact = verifiers.parse("exact")
     assert given(exact, own) is exact
 

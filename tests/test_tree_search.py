@@ -14,7 +14,7 @@ import pytest
 
 from forethought.core.cost import Cost
 from forethought.core.draft import ROOT, Draft, Grade
-from forethought.core.errors import UsageError
+from forethought.core.errors import ModelError
 from forethought.core.problem import Problem
 from forethought.core.scope import Call, Scope
 from forethought.methods import By, ab_mcts_m, methods, simulate, thompson
@@ -246,7 +246,7 @@ async def test_a_beta_arm_refuses_what_is_no_share_and_what_was_found_is_kept() 
 
     at, by = Scope.root(), By(Ladder(), LadderTask(), Unbounded())
     with pytest.raises(
-        UsageError, match=r"prior=beta needs grades in \[0, 1\], and one was -1.5; prior=normal takes any"
+        ModelError, match=r"prior=beta needs grades in \[0, 1\], and one was -1.5; prior=normal takes any"
     ):
         await methods.parse("ab-mcts-a(prior=beta)")(PROBLEM, by, at)
     assert at.kept

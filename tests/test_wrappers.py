@@ -54,9 +54,8 @@ def draft(text: str) -> Draft:
 
 
 def around(inner: Verifier, sharpen: float = 3.0, until: int = 2) -> Overconfident:
-    wrapper = Overconfident("exact", sharpen, until)
-    wrapper.__dict__["inner"] = inner
-    return wrapper
+    made: Overconfident = type("Around", (Overconfident,), {"inner": inner})("exact", sharpen, until)
+    return made
 
 
 def log_odds(grade: float | None) -> float:
@@ -207,9 +206,8 @@ async def test_a_step_that_was_graded_is_not_sharpened_twice() -> None:
 
 
 def noisy(inner: Verifier, **told: object) -> Noisy:
-    wrapper = Noisy(**{"false_positive": 0.3, "false_negative": 0.2, **told})  # type: ignore[arg-type]
-    wrapper.__dict__["inner"] = inner
-    return wrapper
+    made: Noisy = type("Around", (Noisy,), {"inner": inner})(**{"false_positive": 0.3, "false_negative": 0.2, **told})
+    return made
 
 
 class Constant(TableVerifier):

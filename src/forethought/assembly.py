@@ -20,7 +20,6 @@ from forethought.selection import Selection, Tallying, selections, wants_grades
 from forethought.tasks import GENERATED, generated_task, task_named
 from forethought.tasks.protocol import Task
 from forethought.verifiers import Verifier, verifiers
-from forethought.verifiers.asking import given
 
 T = TypeVar("T")
 
@@ -69,7 +68,7 @@ def verifier_of(verifier: str | Verifier | None, task: Task, needed: bool) -> Ve
     return verifier and checked("verifier", verifier, "grade")
 
 
-def text_problem(text: str, task: str | Task | None, reference: str | None = None) -> tuple[Task, Problem]:
+def text_problem(text: str, task: str | Task | None) -> tuple[Task, Problem]:
     """A problem of the user's own words. A text in the form of a generated task is one of its problems."""
     if not text.strip():
         raise UsageError("the problem is empty")
@@ -78,9 +77,9 @@ def text_problem(text: str, task: str | Task | None, reference: str | None = Non
         task = next((name for name in GENERATED if GENERATED[name].reads(as_task)), "text")
     kind = task_named(task) if isinstance(task, str) else checked("task", task, "prompt")
     if kind.name not in GENERATED:
-        return kind, Problem(text, reference)
+        return kind, Problem(text)
     check_form(kind, as_task)
-    return kind, Problem(as_task, reference)
+    return kind, Problem(as_task)
 
 
 def check_form(task: Task, text: str) -> None:
@@ -107,7 +106,7 @@ def by_of(
     needed = any({"process", "grades"} & part.needs for part in wanted)
     frozen = model_of(model)
     logprobs = any("logprobs" in part.needs and isinstance(part, Tallying) for part in wanted)
-    return By(frozen, task, given(verifier_of(verifier, task, needed), frozen), logprobs=logprobs)
+    return By(frozen, task, verifier_of(verifier, task, needed), logprobs=logprobs)
 
 
 def assemble(

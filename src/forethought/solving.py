@@ -26,6 +26,7 @@ from forethought.parts import WEIGHTS, Parts, asked, key_of
 from forethought.refusals import check
 from forethought.selection import Selection, Verdict, wants_grades
 from forethought.tasks.text import Text
+from forethought.verifiers.asking import look
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ async def ready(wanted: Sequence[tuple[Problem, Parts]]) -> None:
         check(problem, parts)
     for _, parts in wanted[:1]:
         await prepare(parts.by.model, parts.budget)
+        await look(parts.by.verifier)
     for problem, parts in wanted:
         check(problem, parts)
     for _, parts in wanted[:1]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from forethought.core.registry import fields_of
 from forethought.methods import methods
 from forethought.models.names import KINDS
 from forethought.selection import selections
@@ -22,7 +22,7 @@ def summary(part: object) -> str:
 
 
 def parameters(part: Any) -> dict[str, Any]:
-    return {field.name: field.default for field in dataclasses.fields(part)}
+    return {field.name: field.default for field in fields_of(part)}
 
 
 def described(name: str, part: Any) -> dict[str, Any]:

@@ -61,7 +61,12 @@ class Registry(Generic[T]):
 def types_of(part: type[Any]) -> Mapping[str, Any]:
     """The parameters of a part in order, each with the type of its values."""
     hints = typing.get_type_hints(part)
-    return {f.name: hints[f.name] for f in dataclasses.fields(part) if f.init}
+    return {f.name: hints[f.name] for f in fields_of(part)}
+
+
+def fields_of(part: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a part, or of its class, that can be asked for in words: those that its spelling shows."""
+    return [f for f in dataclasses.fields(part) if f.init and f.repr]
 
 
 def checked(part: type[Any]) -> Callable[..., None]:
@@ -83,14 +88,14 @@ def spelled(part: Any) -> str:
     """How a part is asked for. Worked out once, since a part never changes: its spelling is the key of its grades."""
     known = vars(part)
     if "_spelling" not in known:
-        fields = ", ".join(f"{f.name}={getattr(part, f.name)!r}" for f in dataclasses.fields(part) if f.init)
+        fields = ", ".join(f"{f.name}={getattr(part, f.name)!r}" for f in fields_of(part))
         known["_spelling"] = f"{part.name}({fields})" if fields else part.name
     return str(known["_spelling"])
 
 
 def brief(part: Any) -> str:
     """The spelling of a part without the parameters that have their defaults."""
-    changed = [f for f in dataclasses.fields(part) if f.init and getattr(part, f.name) != f.default]
+    changed = [f for f in fields_of(part) if getattr(part, f.name) != f.default]
     words = ", ".join(f"{f.name}={word(getattr(part, f.name))}" for f in changed)
     return f"{part.name}({words})" if words else str(part.name)
 

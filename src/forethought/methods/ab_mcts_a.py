@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from forethought.core.draft import Draft
+from forethought.core.errors import ModelError
 from forethought.core.population import Population
 from forethought.core.problem import Problem
-from forethought.core.registry import at_least, require
+from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -70,8 +71,9 @@ class AbMctsA:
         return await search.finished(at)
 
     def check(self, score: float) -> None:
-        able = self.prior != "beta" or 0 <= score <= 1
-        require(able, f"ab-mcts-a: prior=beta needs grades in [0, 1], and one was {score:g}; prior=normal takes any")
+        if self.prior == "beta" and not 0 <= score <= 1:
+            told = f"one was {score:g}; prior=normal takes any"
+            raise ModelError(f"ab-mcts-a: prior=beta needs grades in [0, 1], and {told}")
 
     def descend(self, node: Node, arms: defaultdict[Node, Arms], chance: np.random.Generator) -> Node:
         """The node from which the next step is to be drawn."""

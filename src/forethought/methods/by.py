@@ -13,6 +13,7 @@ from forethought.methods.boundary import Boundary, Step, boundary_of
 from forethought.methods.kernels import Extend, Graded
 from forethought.models.protocol import Model
 from forethought.tasks.protocol import Task
+from forethought.verifiers.asking import given
 from forethought.verifiers.grading import Grading, grade_all, grade_of
 from forethought.verifiers.protocol import Verifier
 
@@ -31,6 +32,9 @@ class By:
     grade_drafts: bool = False
     logprobs: bool = False
     steps_end: Step = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "verifier", given(self.verifier, self.model))
 
     def draft(self, problem: Problem, temperature: float, *, logprobs: int | None = None) -> Extend | Graded:
         """A kernel that writes a draft to its end, and grades it where the selection will want that."""

@@ -1,4 +1,4 @@
-"""Calls that a selection makes: to the run's model, or for a comparison; charged, recorded and resumed like any other."""
+"""Comparisons that a selection buys, charged, recorded and resumed like any other call."""
 
 from __future__ import annotations
 
@@ -9,33 +9,8 @@ from forethought.core.draft import Draft
 from forethought.core.population import Particle
 from forethought.core.problem import Problem
 from forethought.core.scope import Scope
-from forethought.models.extend import extend
-from forethought.models.protocol import Model, Request
 from forethought.tasks.protocol import Task
 from forethought.verifiers.comparing import Comparer, compared
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request and what was said to it; nothing as long as it is not asked, or where the answer was cut short."""
-
-    request: Request
-    said: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A kernel that asks the model."""
-
-    model: Model
-
-    def bound(self, particle: Particle[Question]) -> Cost:
-        return self.model.bound(particle.state.request)
-
-    async def __call__(self, particle: Particle[Question], at: Scope) -> Particle[Question]:
-        answer = await extend(self.model, particle.state.request, at)
-        said = "" if answer.finish == "length" else answer.text
-        return particle.moved(Question(particle.state.request, said), done=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How much a prompt's content speaks for an answer, and how much would be needed: EDFL, B2T and ISR."""
+"""How much a prompt's content speaks for an answer, and how much would be needed: B2T and ISR."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ MOST = 12.0  # nats that one weakened prompt can count for
 
 
 class Information(NamedTuple):
-    """`delta`: nats that the content gives. `needed`: nats for the wanted reliability. `ratio`: ISR. `risk`: its bound."""
+    """`delta`: nats that the content gives. `needed`: nats for the wanted reliability. `ratio`: ISR."""
 
     delta: float
     needed: float
     ratio: float
-    risk: float
 
 
 def divergence(p: float, q: float) -> float:
@@ -32,15 +31,4 @@ def information(sure: float, weakened: Sequence[float], n: int, wanted: float) -
     delta = sum(min(max(math.log(sure) - math.log(q), 0.0), MOST) for q in weakened) / len(weakened)
     needed = divergence(1 - wanted, max(min(weakened), 1 / (n + 2)))
     ratio = delta / needed if needed > 0 else (math.inf if delta > 0 else 1.0)
-    return Information(delta, needed, ratio, 1 - most_likely(sum(weakened) / len(weakened), delta))
-
-
-def most_likely(q: float, nats: float) -> float:
-    """The largest p with KL(Bernoulli(p) || Bernoulli(q)) <= nats, by bisection."""
-    low, high = q, 1.0
-    if divergence(high, q) <= nats:
-        return high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if divergence(middle, q) <= nats else (low, middle)
-    return low
+    return Information(delta, needed, ratio)

@@ -19,11 +19,10 @@ from forethought.core.registry import at_least
 from forethought.core.scope import Scope
 from forethought.methods.by import By
 from forethought.models.protocol import Request
-from forethought.selection.asking import Asked, Question
 from forethought.selection.basic import Majority
 from forethought.selection.protocol import Need, Ranked, Verdict, selections
 from forethought.selection.votes import Votes, polled, verdict_of
-from forethought.verifiers.asking import line_after, said
+from forethought.verifiers.asking import Asking, Question, line_after, said, told
 
 TASK = (
     "First write a short checklist of what a good answer to this very problem must satisfy. Check each candidate against "
@@ -76,11 +75,11 @@ class LlmChoice:
         pop: Population[Question] = [Particle(Question(request)) for request in asked]
         with at.timed():
             try:
-                return [p.state.said for p in await each(pop, Asked(by.model), at, failures="fail")]
+                return [told(p.state) for p in await each(pop, Asking(by.model), at, failures="fail")]
             except BudgetEnded:
                 pass
         at.run.short = True
-        return [p.state.said for p in at.kept or pop]
+        return [told(p.state) for p in at.kept or pop]
 
     def _verdict(self, chosen: Sequence[int], votes: Votes) -> Verdict:
         counts = Counter(votes.pool.said[i] or "" for i in chosen)

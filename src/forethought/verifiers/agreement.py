@@ -9,10 +9,10 @@ from forethought.core.draft import UNKNOWN, Draft, Grade
 from forethought.core.problem import Problem
 from forethought.core.registry import at_least, require
 from forethought.core.scope import Call
-from forethought.models.protocol import Request, weights_in
+from forethought.models.protocol import Loads, Request, weights_in
 from forethought.sandbox import Kind, Limits, Program, bubblewrap, run
 from forethought.tasks.protocol import Task
-from forethought.verifiers.asking import Asks, ask, given, model_of, most, ready, said, written
+from forethought.verifiers.asking import Asks, ask, given, look, model_of, most, ready, said, written
 from forethought.verifiers.programs import printed, program_of, same
 from forethought.verifiers.protocol import Verifier, verifiers
 
@@ -38,7 +38,6 @@ class Agreement(Asks):
 
     name = "agreement"
     process = False
-    model: str | None = None
     scorer: str | None = None
     floor: float = 1e-6
     temperature: float = 0.0
@@ -57,13 +56,23 @@ class Agreement(Asks):
         """Those of the model it names and of its scorer. Raises UsageError if they cannot be read."""
         return super().weights + weights_in(self._scorer())
 
+    async def prepare(self) -> None:
+        await super().prepare()
+        await look(self._scorer())
+
+    def load(self) -> None:
+        """Raises UsageError where there is no sandbox."""
+        if self.sandbox == "bubblewrap":
+            bubblewrap.check()
+        scorer = self._scorer()
+        if isinstance(scorer, Loads):
+            scorer.load()
+
     def oracle(self, task: Task) -> bool:
         scorer = self._scorer()
         return scorer is not None and scorer.oracle(task)
 
     def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
-        if self.sandbox == "bubblewrap":
-            bubblewrap.check()
         scorer = self._scorer()
         score = scorer.bound(draft, problem, task) if scorer else ZERO
         return most(model_of(self), [self._request(draft, problem)]) + score

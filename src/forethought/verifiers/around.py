@@ -6,29 +6,30 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import ClassVar
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.problem import Problem
 from forethought.core.scope import Call
-from forethought.models.protocol import Loads, Model, weights_in
+from forethought.models.protocol import Loads, weights_in
 from forethought.tasks.protocol import Task
-from forethought.verifiers.asking import given
+from forethought.verifiers.asking import OfRun, given, look
 from forethought.verifiers.endpoint import steps_of
 from forethought.verifiers.protocol import Verifier, nearest, verifiers
 
 
-class Around:
+class Around(OfRun):
     """A verifier around the verifier `of`, which it asks in the name of."""
 
-    own: ClassVar[Model | None] = None
     of: str
 
     @functools.cached_property
     def inner(self) -> Verifier:
         inner = verifiers.parse(self.of)
         return inner if self.own is None else given(inner, self.own)
+
+    async def prepare(self) -> None:
+        await look(self.inner)
 
     def load(self) -> None:
         if isinstance(self.inner, Loads):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
 from forethought.core.cost import ZERO, Cost
@@ -14,22 +14,38 @@ from forethought.core.errors import UsageError
 from forethought.core.operators import each
 from forethought.core.population import Particle
 from forethought.core.problem import Message
+from forethought.core.registry import brief
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.models.extend import extend
 from forethought.models.names import is_reasoner, model_named
 from forethought.models.probing import prepare
-from forethought.models.protocol import Completion, Model, Request, weights_in
+from forethought.models.protocol import Ability, Completion, Model, Request, weights_in
 from forethought.verifiers.protocol import nearest
 
 MARKUP = r"[ \t*_`#>\"'()\[\]]*"
 
 
-class Asks:
-    """A verifier that asks a model: the one it names (`model`), else `own`, the model of the run."""
+@dataclass(frozen=True)
+class OfRun:
+    """A verifier that may ask the model of the run, `own`: `By` fills it in."""
 
-    own: ClassVar[Model | None] = None
+    own: Model | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    async def prepare(self) -> None:
+        """Look at what is to be asked. Raises UsageError where that cannot be."""
+
+
+@dataclass(frozen=True)
+class Asks(OfRun):
+    """A verifier that asks a model, the one it names (`model`), else that of the run, which needs the abilities `needs`."""
+
     name: ClassVar[str]
-    model: str | None
+    needs: ClassVar[frozenset[Ability]] = frozenset()
+    model: str | None = None
+
+    async def prepare(self) -> None:
+        """Raises UsageError where there is no model to ask, or it cannot do what is asked."""
+        await ready(self)
 
     @property
     def weights(self) -> str:
@@ -43,12 +59,8 @@ V = TypeVar("V")
 
 
 def given(verifier: V, model: Model) -> V:
-    """The verifier with the run's own model, if it asks one and names none."""
-    if not hasattr(verifier, "own"):
-        return verifier
-    asking = replace(verifier)  # type: ignore[type-var]
-    object.__setattr__(asking, "own", model)
-    return asking
+    """The verifier with the run's model, if it may ask that."""
+    return replace(verifier, own=model) if isinstance(verifier, OfRun) and verifier.own is not model else verifier
 
 
 def model_of(verifier: Asks) -> Model:
@@ -60,10 +72,19 @@ def model_of(verifier: Asks) -> Model:
     return model
 
 
+async def look(verifier: object) -> None:
+    """Let a verifier look at the model that it may ask. Raises UsageError where it cannot be asked."""
+    if isinstance(verifier, OfRun):
+        await verifier.prepare()
+
+
 async def ready(verifier: Asks) -> Model:
-    """The model, after it has looked at its endpoint if it has to: its abilities are exact then."""
+    """The model, after it has looked at its endpoint if it has to: its abilities are exact then. Raises UsageError."""
     model = model_of(verifier)
     await prepare(model)
+    missing = sorted(verifier.needs - model.abilities)
+    if missing:
+        raise UsageError(f"{brief(verifier)} needs a model with the ability '{missing[0]}', which {model.name} lacks")
     return model
 
 
@@ -81,9 +102,18 @@ class Asking:
 
     model: Model
 
+    def bound(self, particle: Particle[Question]) -> Cost:
+        return self.model.bound(particle.state.request)
+
     async def __call__(self, particle: Particle[Question], at: Scope) -> Particle[Question]:
         request = particle.state.request
         return particle.moved(Question(request, await extend(self.model, request, at)))
+
+
+def told(question: Question) -> str:
+    """What was said; nothing as long as it is not asked, or where the answer was cut short."""
+    answer = question.answer
+    return "" if answer is None or answer.finish == "length" else answer.text
 
 
 async def ask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +50,31 @@ class Code:
     def oracle(self, task: Task) -> bool:
         return self.tests is None
 
-    def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
-        """Also the place where it is found out, before anything is spent, whether there is a sandbox."""
+    def load(self) -> None:
+        """Raises UsageError where there is no sandbox, or the tests cannot be read."""
         if self.sandbox == "bubblewrap":
             bubblewrap.check()
+        if self.tests:
+            self._text  # noqa: B018 - it is read here
+
+    @property
+    def weights(self) -> str:
+        """The file of tests by its content, empty without one. Raises UsageError if it cannot be read."""
+        return hashlib.sha256(self._text.encode()).hexdigest()[:16] if self.tests else ""
+
+    @functools.cached_property
+    def _text(self) -> str:
+        """The tests, read once a verifier: what a run is known by is what graded its drafts."""
+        try:
+            return Path(self.tests or "").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"code: cannot read the tests {self.tests}: {error}") from None
+
+    def bound(self, draft: Draft, problem: Problem, task: Task) -> Cost:
         return ONE_CALL
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
-        tests = contents(self.tests) if self.tests else problem.reference
+        tests = self._text if self.tests else problem.reference
         if not draft.finished or tests is None:
             return UNKNOWN, ONE_CALL
         program = program_of(draft.text)
@@ -65,11 +83,3 @@ class Code:
         limits = Limits(wall=2 * self.seconds, cpu=max(1, round(self.seconds)), memory=self.megabytes << 20)
         outcome = await run(Program((program, str(tests)), name="solution"), limits, self.sandbox)
         return Grade(float(outcome.status == "ended")), ONE_CALL
-
-
-@functools.cache
-def contents(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError as error:
-        raise UsageError(f"code: cannot read the tests {path}: {error.strerror}") from None

@@ -16,7 +16,7 @@ from forethought.models.protocol import Completion, Model, Request
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import Asks, ask, chance, line_after, model_of, most, ready, said, written
 from forethought.verifiers.protocol import verifiers
-from forethought.verifiers.self_eval import ALTERNATIVES, needs_logprobs
+from forethought.verifiers.self_eval import ALTERNATIVES
 
 Form = Literal["verdict", "score"]
 TASKS: dict[str, str] = {
@@ -51,7 +51,6 @@ class Judge(Asks):
 
     name = "judge"
     process = False
-    model: str | None = None
     votes: int = 1
     form: Form = "verdict"
     keep: int | None = None
@@ -62,6 +61,8 @@ class Judge(Asks):
         at_least(self, votes=1, tokens=1, temperature=0)
         kept = self.keep is None or 1 <= self.keep <= self.votes
         require(kept, f"judge: keep must lie between 1 and votes={self.votes}, not {self.keep}")
+        if self.keep is not None:
+            object.__setattr__(self, "needs", frozenset({"logprobs"}))
 
     def oracle(self, task: Task) -> bool:
         return False
@@ -75,8 +76,6 @@ class Judge(Asks):
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
         model = await ready(self)
-        if self.keep is not None:
-            needs_logprobs("judge: keep", model)
         request = self._request(self._about(problem, draft), self.form, model)
         critiques, cost = await ask(model, [request] * self.votes, call)
         marks = [(mark(critique, self.form), critique) for critique in critiques]

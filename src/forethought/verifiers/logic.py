@@ -14,7 +14,7 @@ from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import Asks, ask, model_of, most, ready, said
 from forethought.verifiers.exact import ONE_CALL
 from forethought.verifiers.protocol import verifiers
-from forethought.verifiers.prover import Label, label, vote
+from forethought.verifiers.prover import Label, label, vote, workers
 
 FORMALISE = """Write the premises of this problem, and the statement that is asked about, in first-order logic.
 One formula a line: `premise: ...` for each premise, and a last line `conclusion: ...` for the statement. Use forall, exists,
@@ -53,7 +53,6 @@ class Logic(Asks):
 
     name = "logic"
     process = False
-    model: str | None = None
     parses: int = 0
     temperature: float = 0.8
     tokens: int = 512
@@ -62,6 +61,15 @@ class Logic(Asks):
     def __post_init__(self) -> None:
         at_least(self, parses=0, tokens=1)
         require(self.seconds > 0, f"logic: seconds must be above 0, not {self.seconds}")
+
+    async def prepare(self) -> None:
+        """Raises UsageError where there has to be a model to ask, and is none."""
+        if self.parses:
+            await super().prepare()
+
+    def load(self) -> None:
+        """Raises UsageError where z3 is not installed."""
+        workers()
 
     def oracle(self, task: Task) -> bool:
         return False

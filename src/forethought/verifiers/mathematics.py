@@ -9,7 +9,7 @@ from forethought.core.draft import UNKNOWN, Draft, Grade
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Call
-from forethought.sandbox.equality import equal
+from forethought.sandbox.equality import equal, workers
 from forethought.tasks.protocol import Task
 from forethought.tasks.text import boxed
 from forethought.verifiers.exact import ONE_CALL
@@ -31,6 +31,10 @@ class Mathematics:
 
     def __post_init__(self) -> None:
         require(self.seconds > 0, f"math: seconds must be above 0, not {self.seconds}")
+
+    def load(self) -> None:
+        """Raises UsageError where math-verify is not installed."""
+        workers()
 
     def oracle(self, task: Task) -> bool:
         return True

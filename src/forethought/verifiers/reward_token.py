@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from forethought.core.cost import Cost
 from forethought.core.draft import UNKNOWN, Draft, Grade
 from forethought.core.problem import Message, Problem
 from forethought.core.scope import Call
-from forethought.models.protocol import Request
+from forethought.models.protocol import Ability, Request
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import Asks, ask, chance, model_of, most, ready, written
 from forethought.verifiers.endpoint import steps_of
 from forethought.verifiers.protocol import nearest, verifiers
-from forethought.verifiers.self_eval import ALTERNATIVES, needs_logprobs
+from forethought.verifiers.self_eval import ALTERNATIVES
 
 
 @verifiers.register("reward-token")
@@ -30,7 +31,7 @@ class RewardToken(Asks):
 
     name = "reward-token"
     process = True
-    model: str | None = None
+    needs: ClassVar[frozenset[Ability]] = frozenset({"logprobs"})
     good: str = "+"
     bad: str = "-"
     every: bool = False
@@ -47,7 +48,6 @@ class RewardToken(Asks):
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
         model = await ready(self)
-        needs_logprobs(self.name, model)
         known = self._known(draft, task)
         requests = self._requests(draft.text, problem, task, len(known))
         answers, cost = await ask(model, requests, call)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
-from forethought.core.errors import UsageError
 from forethought.core.problem import Problem
 from forethought.core.scope import Call
-from forethought.models.protocol import Model, Request
+from forethought.models.protocol import Ability, Request
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import Asks, ask, chance, grown, model_of, most, ready, said, written
 from forethought.verifiers.protocol import verifiers
@@ -41,7 +41,7 @@ class SelfEval(Asks):
 
     name = "self-eval"
     process = True
-    model: str | None = None
+    needs: ClassVar[frozenset[Ability]] = frozenset({"logprobs"})
     yes: str = "yes"
     no: str = "no"
 
@@ -53,12 +53,6 @@ class SelfEval(Asks):
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
         model = await ready(self)
-        needs_logprobs(self.name, model)
         (answer,), cost = await ask(model, [question(problem.text, draft, self.yes, self.no)], call)
         value = chance(answer.top[0], self.yes, self.no) if answer.top else None
         return grown(draft, str(self), value), cost
-
-
-def needs_logprobs(name: str, model: Model) -> None:
-    if "logprobs" not in model.abilities:
-        raise UsageError(f"{name} needs a model that tells log-probabilities, which {model.name} does not")
