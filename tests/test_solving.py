@@ -144,6 +144,44 @@ async def test_texts_without_short_answers_are_noted() -> None:
         assert (short.answer, short.confidence, short.notes) == ("5", pytest.approx(1), [])
 
 
+class Failing(Letters):
+    """Fails at some drafts."""
+
+    async def grade(self, draft: Any, problem: Any, task: Any, call: Any) -> Any:
+        if call.seed % 4 == 0:
+            raise ModelError("the verifier failed")
+        return await super().grade(draft, problem, task, call)
+
+
+FAILING_GRADES = [
+    "sample(n=12)", "first-finish(n=12)", "beam", "dvts", "rebase", "a-star(path=drops)", "best-first", "mcts",
+    "mcts(rollout=False)", "ab-mcts-a(batch=4)", "particle-filter", "metropolis-hastings",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", FAILING_GRADES)
+async def test_a_draft_whose_grading_fails_is_dropped_wherever_it_is_graded(method: str) -> None:
+    asked: dict[str, Any] = {"method": method, "verifier": Failing(), "select": "best", "budget": "tokens=1000000"}
+    found = await solve(model=model(), **asked, failures="drop")
+    failed = [e for e in found.trace.events if e.kind == "grade failed"]  # type: ignore[attr-defined]
+    assert failed
+    assert f"{len(failed)} failed drafts were dropped" in found.notes
+    with pytest.raises(ModelError, match="the verifier failed"):
+        await solve(model=model(), **asked)
+
+
+@pytest.mark.parametrize("method", ["sample(n=4)", "first-finish(n=4)", "greedy"])
+@pytest.mark.parametrize("verifier", [
+    "self-eval", "reward-token", "judge(votes=2, keep=1)", "noisy(of='self-eval')",
+    "agreement(scorer='self-eval', sandbox=plain)", "code(tests='/nowhere', sandbox=plain)",
+])  # fmt: skip
+async def test_what_a_verifier_needs_is_found_out_before_anything_is_spent(method: str, verifier: str) -> None:
+    script = model()
+    with pytest.raises(UsageError, match=r"'logprobs', which scripted lacks|cannot read the tests"):
+        await solve(model=script, method=method, verifier=verifier, select="best")
+    assert script.spent.calls == 0
+
+
 async def test_dropped_drafts_are_noted() -> None:
     def fails(prompt: str, so_far: str, seed: int) -> str:
         if seed % 5 == 0:

@@ -46,11 +46,11 @@ async def solve(
 
     Parts are given by their spellings (`"beam(width=4, expand=4)"`) or as objects. `problem` is a text, or a Problem of
     the task named. Defaults: the task is told from the text; `$FORETHOUGHT_MODEL`, else the embedded reasoner; `majority`,
-    or `weighted` with a verifier; 16,000 tokens and 120 seconds. A draft whose model fails ends the run, or is dropped and
-    counted with `failures="drop"`. With a `store`, the run is recorded in that file; the same call goes on with a run that
-    was cut off, and of one that is done it returns what was recorded (`Solution.recorded`).
+    or `weighted` with a verifier; 16,000 tokens and 120 seconds. A draft whose model or verifier fails ends the run, or is
+    dropped and counted with `failures="drop"`. With a `store`, the run is recorded in that file; the same call goes on with
+    a run that was cut off, and of one that is done it returns what was recorded (`Solution.recorded`).
 
-    Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails.
+    Raises UsageError for what cannot work, before anything is spent, and ModelError if the model or the verifier fails.
     """
     kind, asked = problem_of(problem, task)
     check_seed(seed)
@@ -78,7 +78,7 @@ async def solve_many(
     `solve`; `stopped` says "budget" of all solutions if the budget cut any draft short. Nothing is recorded.
 
     Raises UsageError for what cannot work, before anything is spent, and ModelError if the model fails; with
-    `failures="drop"` only where not a draft but a whole problem fails, such as by its grading.
+    `failures="drop"` only where what fails is not a draft, such as a question of the selection.
     """
     check_seed(seed)
     asked = [problem_of(p, task) for p in problems]

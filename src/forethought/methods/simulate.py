@@ -17,6 +17,7 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
+from forethought.methods.steps import key
 from forethought.methods.tree import Node, back_up
 
 
@@ -63,12 +64,17 @@ class Search:
         return scored
 
     async def _graded(self, nodes: Sequence[Node], at: Scope) -> list[tuple[Node, Draft]]:
-        """The nodes that are scored as they stand, with grades; each is graded once."""
+        """The nodes that are scored as they stand, with grades; each is graded once. Those dropped leave the tree."""
         standing = [n for n in nodes if n.draft.finish or not self.rollout]
         asked = list(dict.fromkeys(n for n in standing if n.draft.finish != "length"))
         graded = await self.by.grade([Particle(n.draft, done=n.closed) for n in asked], self.problem, at)
-        for node, particle in zip(asked, graded, strict=True):
-            node.draft = particle.state
+        drafts = {key(p.state): p.state for p in graded}
+        for node in asked:
+            if key(node.draft) in drafts:
+                node.draft = drafts[key(node.draft)]
+            else:
+                node.leave()
+        standing = [n for n in standing if n.draft.finish == "length" or key(n.draft) in drafts]
         self.found += [Particle(n.draft, done=True) for n in standing if n.draft.finished]
         return [(n, n.draft) for n in standing]
 

@@ -33,15 +33,15 @@ async def grade_different(pop: Population[Draft], by: By, problem: Problem, at: 
     try:
         graded = await by.grade(different(pop), problem, at)
     except BaseException:  # also when a deadline cancels it
-        at.keep(shared(pop, at.kept or []))
+        at.keep(shared(pop, at.kept or ()))
         raise
     return shared(pop, graded)
 
 
 def shared(pop: Population[Draft], graded: Population[Draft]) -> list[Particle[Draft]]:
-    """`pop` with the drafts of `graded` in place of equal ones."""
+    """`pop` with the drafts of `graded` in place of equal ones; without those that have none there, which were dropped."""
     known = {key(p.state): p.state for p in graded}
-    return [Particle(known.get(key(p.state), p.state), p.logw, p.done) for p in pop]
+    return [Particle(known[key(p.state)], p.logw, p.done) for p in pop if key(p.state) in known]
 
 
 def families(pop: Population[Draft]) -> list[list[Particle[Draft]]]:

@@ -62,6 +62,11 @@ class Node:
             self.children[key] = Node(draft, self, closed=draft.finish is not None)
         return self.children[key]
 
+    def leave(self) -> None:
+        """This step is no longer in the tree."""
+        if self.parent is not None:
+            self.parent.children.pop((self.draft.new, self.draft.finish), None)
+
     def begin(self) -> None:
         """A simulation sets out to draw a step from here."""
         self.drawn += 1

@@ -62,7 +62,7 @@ class World:
         return [(move, draft) for move, draft in read if move is not None]
 
     async def make(self, place: Place, move: Any, draft: Draft, at: Scope) -> Place | None:
-        """The place that a move leads to; None for a state that was reached before by no more moves.
+        """The place that a move leads to; None for a state that was reached before by no more moves, and for a dropped one.
 
         `draft` is what the model wrote of the move; the world's own words take its place.
         """
@@ -78,12 +78,13 @@ class World:
         draft, value = Draft(place.draft, said, size=draft.size, finish=finish), self.inner.value(state)
         return await self.valued(draft, state, depth, at) if value is None else Place(draft, state, value, depth)
 
-    async def valued(self, draft: Draft, state: Any, depth: int, at: Scope) -> Place:
-        """A place worth its draft's grade; unknown counts 0."""
+    async def valued(self, draft: Draft, state: Any, depth: int, at: Scope) -> Place | None:
+        """A place worth its draft's grade; unknown counts 0. None where the grading failed and was dropped."""
         if self.by.verifier is None or not self.by.verifier.process:
             return Place(draft, state, NEUTRAL, depth)
-        (graded,) = await self.by.grade([Particle(draft, done=draft.finish is not None)], self.problem, at)
-        return Place(graded.state, state, self.by.value(graded.state) or 0.0, depth)
+        for graded in await self.by.grade([Particle(draft, done=draft.finish is not None)], self.problem, at):
+            return Place(graded.state, state, self.by.value(graded.state) or 0.0, depth)
+        return None
 
     async def written(self, place: Place, at: Scope) -> Particle[Draft]:
         """The record; a text that has not ended is written to its end."""

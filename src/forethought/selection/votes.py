@@ -235,4 +235,4 @@ async def graded(pop: Population[Draft], problem: Problem, by: By, at: Scope) ->
         except BudgetEnded:
             pass
     at.run.short = True
-    return at.kept or finished
+    return finished if at.kept is None else at.kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forethought.core.call import Data, bought
@@ -70,21 +69,31 @@ def from_json(data: Data, cost: Cost) -> Grade:
 async def grade_all(
     pop: Population[Draft], verifier: Verifier, problem: Problem, task: Task, at: Scope
 ) -> list[Particle[Draft]]:
-    """Grade every living draft that has no grade yet, ended or not, in one round. Keeps the measure."""
+    """Grade every living draft that has no grade yet, ended or not, in one round. Keeps the measure.
+
+    A draft whose grading fails ends the run, or is dropped, by the run's policy: as one whose writing fails.
+    """
     key = str(verifier)
-    opened = [p if p.done == (key in p.state.grades) else Particle(p.state, p.logw, not p.done) for p in pop]
+    held = [Particle(p, p.logw, key in p.state.grades) for p in pop]
     try:
-        graded: Sequence[Particle[Draft]] = await each(opened, Grading(verifier, problem, task), at, failures="fail")
+        graded = await each(held, Round(Grading(verifier, problem, task)), at)
     except BaseException:  # also when a deadline cancels it
-        at.keep(closed(pop, at.kept or pop))
+        at.keep([p.state for p in at.kept or ()])
         raise
-    return closed(pop, graded)
+    return [p.state for p in graded]
 
 
-def closed(before: Population[Draft], after: Population[Draft]) -> list[Particle[Draft]]:
-    """The graded drafts, ended where they were before."""
-    pairs = zip(before, after, strict=True)
-    return [new if new.done == old.done else Particle(new.state, new.logw, old.done) for old, new in pairs]
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A kernel that grades what it holds: a particle with its draft, which may have ended."""
+
+    grading: Grading
+
+    def bound(self, held: Particle[Particle[Draft]]) -> Cost:
+        return self.grading.bound(held.state)
+
+    async def __call__(self, held: Particle[Particle[Draft]], at: Scope) -> Particle[Particle[Draft]]:
+        return held.moved(await self.grading(held.state, at), done=True)
 
 
 def grade_of(draft: Draft, verifier: Verifier) -> Grade:
