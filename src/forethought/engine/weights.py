@@ -16,6 +16,7 @@ from forethought.core.errors import UsageError
 from forethought.engine.llama import Layer, Llama, Shape
 from forethought.engine.matrix import Int8
 from forethought.engine.placement import Placement, best, placed
+from forethought.engine.sizes import check_sizes, sizes
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 KNOWN = tuple(f"{family}For{what}" for family in FAMILIES for what in ("CausalLM", "TokenClassification"))
@@ -68,16 +69,19 @@ def _ends(path: Path, config: Mapping[str, Any]) -> Any:
     """What ends a text: chat models name more tokens in generation_config.json than in config.json."""
     generation = path / "generation_config.json"
     told = json.loads(generation.read_text()) if generation.exists() else {}
-    return told.get("eos_token_id", config.get("eos_token_id"))
+    found = told.get("eos_token_id")
+    return config.get("eos_token_id") if found is None else found
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
+    """Of the one file or of those that the index names, as transformers does: others beside them may say the same again."""
     from safetensors.torch import load_file
 
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise UsageError(f"{path} has no .safetensors file")
-    return {name: tensor.float() for file in files for name, tensor in load_file(file).items()}
+    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if not whole.exists() and not index.exists():
+        raise UsageError(f"{path} has no model.safetensors and no index of its parts")
+    parts = [whole.name] if whole.exists() else sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    return {name: tensor.float() for part in parts for name, tensor in load_file(path / part).items()}
 
 
 def _from_gguf(path: Path) -> Llama:
@@ -101,11 +105,11 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:
     embedding = tensors["model.embed_tokens.weight"]
     tied = embedding if config.get("tie_word_embeddings") else None
     head = next(t for t in (tensors.get("score.weight"), tied, tensors.get("lm_head.weight")) if t is not None)
-    parameters = sum(t.numel() for name, t in tensors.items() if name != "lm_head.weight" or head is t)
-    shape = _shape(config, parameters)
-    _check_sizes(config, shape, tensors)
+    shape = _shape(config)
+    wanted = sizes(config, shape, tensors)
+    check_sizes(wanted, shape, tensors)
+    shape = replace(shape, parameters=sum(tensors[name].numel() for name in wanted))
     layers = tuple(_layer(tensors, f"model.layers.{i}.", shape) for i in range(shape.layers))
-    eos = config.get("eos_token_id")
     return Llama(
         shape,
         embedding,
@@ -113,7 +117,7 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:
         tensors["model.norm.weight"] * math.sqrt(embedding.shape[1]),
         head.t(),
         tensors.get("score.bias"),
-        frozenset([eos] if isinstance(eos, int) else eos or []),
+        _eos(config.get("eos_token_id"), len(embedding)),
         "score.weight" in tensors,
     )
 
@@ -131,23 +135,16 @@ def _check(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
             raise UsageError(f"the weights are corrupt: {name} has entries that are not finite")
 
 
-def _check_sizes(config: Mapping[str, Any], s: Shape, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse matrices that are not of the sizes that the configuration tells."""
-    width, inner, q, kv = (
-        config["hidden_size"],
-        config["intermediate_size"],
-        s.heads * s.head_dim,
-        s.kv_heads * s.head_dim,
-    )
-    sizes = {"q_proj": (q, width), "k_proj": (kv, width), "v_proj": (kv, width), "o_proj": (width, q)}
-    sizes |= {"gate_proj": (inner, width), "up_proj": (inner, width), "down_proj": (width, inner)}
-    for name, tensor in tensors.items():
-        wanted = sizes.get(name.removesuffix(".weight").rpartition(".")[2]) if name.endswith(".weight") else None
-        if wanted is not None and tuple(tensor.shape) != wanted:
-            raise UsageError(f"the weights are corrupt: {name} has the size {tuple(tensor.shape)}, not {wanted}")
+def _eos(told: Any, vocabulary: int) -> frozenset[int]:
+    """The ends of a text: one, several, or none."""
+    ends = told if isinstance(told, list) else [] if told is None else [told]
+    strange = [end for end in ends if not (isinstance(end, int) and 0 <= end < vocabulary)]
+    if strange:
+        raise UsageError(f"the end of a text, {strange[0]!r}, is none of the {vocabulary} tokens of the model")
+    return frozenset(ends)
 
 
-def _shape(config: Mapping[str, Any], parameters: int) -> Shape:
+def _shape(config: Mapping[str, Any]) -> Shape:
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -159,7 +156,7 @@ def _shape(config: Mapping[str, Any], parameters: int) -> Shape:
         frequencies, scale = _scaled_rope(config, kind)
     kv_heads, epsilon = config.get("num_key_value_heads") or heads, config["rms_norm_eps"]
     positions, layers = _positions(config, rope, kind), config["num_hidden_layers"]
-    return Shape(layers, heads, kv_heads, head_dim, epsilon, frequencies, scale, parameters, positions)
+    return Shape(layers, heads, kv_heads, head_dim, epsilon, frequencies, scale, positions=positions)
 
 
 def _positions(config: Mapping[str, Any], rope: Mapping[str, Any], kind: str) -> int:
