@@ -6,16 +6,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 FEW = 8  # rows: with more of them a product in fp32 is faster, also if its matrix has to be made first
+BLOCK = 16  # inputs: torch's product in eight bits reads whole blocks, also behind the end of a row
 
 
 @dataclass(frozen=True, slots=True)
 class Int8:
     """`rows` [outputs, inputs] in eight bits and `scales` [outputs]: a single stream, which waits for memory, reads a quarter.
 
-    The nearest of 255 values an output; activations are rounded to bfloat16 where there are few. This changes logits: what it
-    costs is measured in `docs/engine.md`.
+    The nearest of 255 values an output; inputs are padded with zeros to whole blocks. Where there are few rows,
+    activations are rounded to bfloat16, so that logits differ between few rows and many. What all this costs is measured in
+    `docs/engine.md`.
     """
 
     rows: Tensor
@@ -25,9 +28,12 @@ class Int8:
     def of(cls, matrix: Tensor) -> Int8:
         """From a matrix [inputs, outputs]."""
         scales = matrix.abs().amax(0).clamp_min(1e-12) / 127
-        return cls((matrix / scales).round().to(torch.int8).t().contiguous(), scales)
+        rows = (matrix / scales).round().to(torch.int8).t()
+        return cls(F.pad(rows, (0, -rows.shape[1] % BLOCK)).contiguous(), scales)
 
     def times(self, x: Tensor) -> Tensor:
+        if padding := self.rows.shape[1] - x.shape[1]:
+            x = F.pad(x, (0, padding))
         if len(x) > FEW:
             return torch.mm(x, self.rows.t().to(x.dtype)).mul_(self.scales)
         found: Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.rows, self.scales.bfloat16())
