@@ -20,7 +20,7 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Call, Run, Scope, Seeded
 from forethought.core.trace import MemoryTrace
 from forethought.engine.hooks import HighEntropy, LowConfidence
-from forethought.engine.rows import Row, Verdict
+from forethought.engine.rows import Row, Steer
 from forethought.methods import By
 from forethought.methods.kernels import Extend
 from forethought.methods.protocol import Law, Need
@@ -166,8 +166,8 @@ async def test_a_method_that_needs_controls(local: Local, tmp_path: Path) -> Non
 class AtOnce:
     """Stops before the first token."""
 
-    def __call__(self, row: Row, logits: Tensor) -> Verdict:
-        return Verdict(stop=True)
+    def __call__(self, row: Row, logits: Tensor) -> Steer:
+        return Steer(stop=True)
 
 
 async def test_a_draft_that_a_hook_stopped_at_once_goes_on(local: Local) -> None:

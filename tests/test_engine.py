@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +21,11 @@ from forethought.core.cost import Cost
 from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.scope import Call
+from forethought.engine import batch
 from forethought.engine.batch import SLOTS
 from forethought.engine.engine import TOKENS_A_HOP, Engine
 from forethought.engine.pages import PAGE
-from forethought.engine.rows import Row, Verdict
+from forethought.engine.rows import Row, Steer
 from forethought.engine.sampling import Sampling, choose
 from forethought.engine.weights import load
 from forethought.models.local import Local
@@ -113,18 +119,20 @@ def check_idle(engine: Engine) -> None:
 
 def check_live(engine: Engine) -> None:
     """All pages, promises and locks are those of the rows that are live now. Only between two steps."""
-    batch, locks = engine.batch, Counter[int]()
-    batch.tree.check_integrity()
-    assert batch.pages.reserved == sum(row.seat.promised for row in batch.live)
-    for row in batch.live:
+    now, locks = engine.batch, Counter[int]()
+    tree = now.tree
+    tree.check_integrity()
+    assert now.pages.reserved == sum(row.seat.promised for row in now.live)
+    for row in now.live:
         place, text = row.seat, (*row.ids, *row.tokens)
-        path = batch.tree.path(place.node, place.known)
+        path = tree.path(place.node, place.known)
+        assert place.node.end == place.known
         assert tuple(token for node, taken in path for token in node.tokens[:taken]) == text[: place.known]
         assert place.known <= place.filled <= row.most
-        locks.update(id(node) for node, _ in batch.tree.path(place.node, place.node.end))
-    assert {id(node): node.locks for node in batch.tree.nodes() if node.locks} == locks
-    assert batch.tree.root.locks == len(batch.live)
-    assert batch.seats.layout.slots.tokens <= SLOTS * batch.pages.count * PAGE
+        locks.update(id(node) for node, _ in path)
+    assert {id(node): node.locks for node in tree.nodes() if node.locks} == locks
+    assert tree.root.locks == len(now.live)
+    assert now.seats.layout.slots.tokens <= SLOTS * now.pages.count * PAGE
 
 
 # the same numbers as transformers
@@ -193,7 +201,7 @@ async def test_loglikelihood_is_that_of_transformers(folder: Path, make: Callabl
 
 async def test_a_classifier_reads_on_where_it_was(reward: tuple[Path, Any]) -> None:
     path, theirs = reward
-    engine, ids = Engine.load(path, lambda row: False), prompt(30)
+    engine, ids = Engine(load(path), lambda row: False), prompt(30)
     want = read_by(theirs, ids).softmax(-1)[:, 1].tolist()
     for length, computed in ((10, 10), (11, 1), (30, 19), (30, 0), (20, 0)):
         scored = await engine.score(ids[:length])
@@ -203,7 +211,7 @@ async def test_a_classifier_reads_on_where_it_was(reward: tuple[Path, Any]) -> N
     scored = await engine.score(other)
     assert scored.computed == 3
     assert scored.outputs[:15] == pytest.approx(want[:15], abs=1e-4)
-    assert scored.outputs == pytest.approx((await Engine.load(path, lambda row: False).score(other)).outputs, abs=1e-5)
+    assert scored.outputs == pytest.approx((await Engine(load(path), lambda row: False).score(other)).outputs, abs=1e-5)
     check_idle(engine)
 
 
@@ -326,6 +334,10 @@ async def test_a_lone_cancelled_request_leaves_no_trace(make: Callable[..., Engi
     check_idle(engine)
 
 
+STRANGE = ((3, math.nan), (3, math.inf), (3, 1e39), (-1, 1.0), (tiny.VOCABULARY, 1.0), (10**6, 1.0))
+EVERY = dict.fromkeys(range(tiny.VOCABULARY), -math.inf)
+
+
 async def test_a_bad_request_harms_nobody(make: Callable[..., Engine]) -> None:
     engine, alone = make(), make()
     want = (await alone.generate(prompt(5), Sampling(40), 0)).tokens
@@ -333,32 +345,44 @@ async def test_a_bad_request_harms_nobody(make: Callable[..., Engine]) -> None:
     def broken(row: Row, logits: torch.Tensor) -> None:
         raise ZeroDivisionError
 
+    def biased(token: int, bias: float) -> Callable[[], Awaitable[Row]]:
+        return lambda: engine.generate(prompt(6), Sampling(4), 0, hook=lambda row, logits: Steer(bias={token: bias}))
+
     bad: dict[type[Exception], list[Callable[[], Awaitable[Row]]]] = {
         UsageError: [
             lambda: engine.generate((10**9,), Sampling(4), 0),
             lambda: engine.generate((-1,), Sampling(4), 0),
             lambda: engine.generate(prompt(5), Sampling(4, forced=(10**6,)), 0),
             lambda: engine.generate(prompt(10) * 1000, Sampling(4), 0),
-            lambda: engine.generate(prompt(10), Sampling(10**9), 0),
+            lambda: engine.generate((5.5, 6), Sampling(4), 0),  # type: ignore[arg-type]
+            lambda: engine.generate(prompt(5), Sampling(4.5), 0),  # type: ignore[arg-type]
+            lambda: engine.generate(prompt(5), Sampling(4), 0.5),  # type: ignore[arg-type]
+            lambda: engine.generate(prompt(5), Sampling(4, banned=(5.5,)), 0),  # type: ignore[arg-type]
+            lambda: engine.generate(prompt(5), Sampling(4, top=-1), 0),
+            lambda: engine.generate(prompt(5), Sampling(4, top=2.5), 0),  # type: ignore[arg-type]
+            lambda: engine.generate(prompt(5), Sampling(4, top_k=2.5), 0),  # type: ignore[arg-type]
+            lambda: engine.generate(prompt(5), Sampling(4, min_tokens=-1), 0),
+            lambda: engine.generate(prompt(5), Sampling(4, presence=math.nan), 0),
+            lambda: engine.generate(prompt(5), Sampling(4, frequency=math.inf), 0),
+            lambda: engine.generate(prompt(5), Sampling(4, frequency=1e39), 0),
+            lambda: engine.generate(prompt(5), Sampling(4, temperature="hot"), 0),  # type: ignore[arg-type]
+            lambda: engine.generate(prompt(5), Sampling(4, stop=("x", "")), 0),
+            lambda: engine.read(prompt(5), top=-1),
             lambda: engine.generate(prompt(5), Sampling(4, banned=(10**6,)), 0),
             lambda: engine.generate(prompt(5), Sampling(-4), 0),
             lambda: engine.generate(prompt(5), Sampling(4), -1),
             lambda: engine.generate(prompt(5), Sampling(4, temperature=-1.0), 0),
             lambda: engine.generate(prompt(5), Sampling(4, repetition=0.0), 0),
             lambda: engine.generate(prompt(5), Sampling(4, top_p=float("nan")), 0),
+            *(biased(token, bias) for token, bias in STRANGE),
         ],
         ModelError: [
             lambda: engine.generate(prompt(6), Sampling(4, banned=tuple(range(tiny.VOCABULARY))), 0),
-            lambda: engine.generate(
-                prompt(6), Sampling(4, temperature=0.0), 0, hook=lambda row, logits: Verdict(bias={3: float("nan")})
-            ),
+            lambda: engine.generate(prompt(6), Sampling(4), 0, hook=lambda row, logits: Steer(bias=EVERY)),
         ],
         ZeroDivisionError: [
             lambda: engine.generate(prompt(6), Sampling(4), 0, hook=broken),
             lambda: engine.generate(prompt(7), Sampling(4), 0, lambda row: 1 // 0),  # type: ignore[arg-type, return-value]
-        ],
-        IndexError: [
-            lambda: engine.generate(prompt(6), Sampling(4), 0, hook=lambda row, logits: Verdict(bias={10**6: 1.0}))
         ],
     }
     found = list[Row]()
@@ -376,6 +400,112 @@ async def test_a_bad_request_harms_nobody(make: Callable[..., Engine]) -> None:
             for ask in asks:
                 tasks.start_soon(fails, kind, ask)
     assert found[0].tokens == want
+    check_idle(engine)
+
+
+async def test_alternatives_are_all_tokens_at_most(make: Callable[..., Engine]) -> None:
+    engine = make()
+    for row in (await engine.read(prompt(6), top=10**6), await engine.generate(prompt(6), Sampling(5, top=10**6), 0)):
+        assert [len(top) for top in row.top] == [tiny.VOCABULARY] * 5
+
+
+async def test_a_step_that_fails_fails_who_is_in_it(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five rows, two at a time, the first two; the others wait, and have their turn."""
+    engine, calls = make(rows=2), count()
+    asked = [(prompt(5, i), Sampling(20), i) for i in range(5)]
+    want = [row.tokens for row in await together(make(), asked)]
+    forward = batch.forward
+
+    def third(*given: Any) -> torch.Tensor:
+        if next(calls) == 2:
+            raise MemoryError
+        return forward(*given)
+
+    monkeypatch.setattr(batch, "forward", third)
+    found, failed = dict[int, list[int]](), list[int]()
+
+    async def one(i: int) -> None:
+        try:
+            found[i] = (await engine.generate(*asked[i])).tokens
+        except MemoryError:
+            failed.append(i)
+
+    async with anyio.create_task_group() as tasks:
+        for i in range(5):
+            tasks.start_soon(one, i)
+    assert len(failed) == 2
+    assert found == {i: want[i] for i in range(5) if i not in failed}
+    check_idle(engine)
+
+
+async def test_an_error_outside_of_steps_is_everyones(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make()
+    monkeypatch.setattr(engine.batch, "run", lambda steps: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        await engine.generate(prompt(5), Sampling(4), 0)
+    check_idle(engine)
+
+
+async def test_no_more_is_asked_for_than_there_are_positions(folder: Path) -> None:
+    model = replace(load(folder), eos=frozenset())
+    engine = Engine(replace(model, shape=replace(model.shape, positions=64)), lambda row: False)
+    small = Engine(engine.model, lambda row: False, kv_bytes=10 * engine.batch.pages.page_bytes)
+    row = await small.generate(prompt(5), Sampling(10**9), 0)
+    assert (len(row.tokens), row.finish) == (60, "length")
+    check_idle(small)
+
+
+def test_a_native_cancellation_waits_for_the_step(make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio's own `cancel` leaves the worker thread where it is: what it reads stays as it is until it is through."""
+    engine, want = make(), anyio.run(make().generate, prompt(9, 2), Sampling(60), 1).tokens
+    step, seen = engine.batch._step, list[tuple[int, int]]()
+
+    def slow() -> None:
+        before = len(engine.batch.live)
+        time.sleep(0.02)
+        seen.append((before, len(engine.batch.live)))
+        step()
+
+    monkeypatch.setattr(engine.batch, "_step", slow)
+
+    async def main() -> list[int]:
+        begun = asyncio.Event()
+        leader = asyncio.create_task(engine.generate(prompt(7), Sampling(60), 0, lambda row: begun.set()))
+        await asyncio.sleep(0)
+        other = asyncio.create_task(engine.generate(prompt(9, 2), Sampling(60), 1))
+        await begun.wait()  # after the first hop; the second goes on while it is cancelled
+        leader.cancel()
+        return (await other).tokens
+
+    assert asyncio.run(main()) == want
+    assert all(before == after for before, after in seen)
+    check_idle(engine)
+
+
+def test_another_thread_is_refused_while_some_wait(make: Callable[..., Engine]) -> None:
+    engine, refused = make(), list[str]()
+
+    def other() -> None:
+        with pytest.raises(UsageError, match="another thread") as caught:
+            anyio.run(engine.generate, prompt(5), Sampling(4), 0)
+        refused.append(str(caught.value))
+
+    def progress(row: Row) -> None:
+        if not refused:
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+
+    async def main() -> Row:
+        return await engine.generate(prompt(5), Sampling(20), 0, progress)
+
+    assert len(anyio.run(main).tokens) == 20
+    assert len(refused) == 1
+    assert len(anyio.run(engine.generate, prompt(5), Sampling(4), 0).tokens) == 4
     check_idle(engine)
 
 
@@ -483,6 +613,13 @@ def forced(local: Local, text: str, **how: Any) -> Request:
 async def test_stop_strings_across_tokens(local: Local, stop: tuple[str, ...], text: str) -> None:
     done = await local.extend(forced(local, "12answer: 57\n8", stop=stop), Call((), 0))
     assert (done.text, done.finish) == (text, "stop")
+
+
+@pytest.mark.parametrize("changes", [{"max_tokens": 0}, {"logprobs": -1}, {"stop": ("",)}])
+async def test_a_senseless_request_is_refused(local: Local, changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        await local.extend(replace(Request(ASK, max_tokens=4), **changes), Call((), 0))
+    check_idle(local.engine)
 
 
 async def test_what_is_forced_is_taken_and_read(local: Local) -> None:

@@ -23,7 +23,7 @@ from forethought.core.errors import UsageError
 from forethought.engine import drawing
 from forethought.engine.engine import Engine
 from forethought.engine.hooks import HighEntropy, LowConfidence, fork
-from forethought.engine.rows import Row, Verdict
+from forethought.engine.rows import Row, Steer
 from forethought.engine.sampling import Columns, Sampling, choose
 from forethought.engine.steering import Steering
 from forethought.engine.weights import load
@@ -85,6 +85,13 @@ def test_rows_do_not_see_the_controls_of_others() -> None:
         uniforms = uniform.expand(5)
         alone = [choose(logits[:1], [how], uniforms[:1]).item() for how in hows]
         assert choose(logits, hows, uniforms).tolist() == alone
+
+
+def test_a_row_that_keeps_all_does_not_make_others_sort_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, hows = logits_like(3000).expand(3, -1) * 3, [Sampling(1), Sampling(1, top_p=0.8), Sampling(1, top_p=0.1)]
+    alone = [choose(logits[:1], [how], UNIFORMS[700:701]).item() for how in hows]
+    monkeypatch.setattr(torch.Tensor, "sort", None)
+    assert choose(logits, hows, UNIFORMS[700:701].expand(3)).tolist() == alone
 
 
 def test_controls_that_nobody_asks_for_cost_nothing() -> None:
@@ -203,9 +210,9 @@ async def test_a_hook_stops_and_biases_its_own_row(make: Callable[..., Engine]) 
     want = (await engine.generate(prompt(5), Sampling(9), 1)).tokens
     rows = [Row((), Sampling(1), 0)]
 
-    def at_four(row: Row, logits: torch.Tensor) -> Verdict:
+    def at_four(row: Row, logits: torch.Tensor) -> Steer:
         rows[0] = row
-        return Verdict(stop=len(row.tokens) == 4, bias={17: 1e4})
+        return Steer(stop=len(row.tokens) == 4, bias={17: 1e4})
 
     stopped = await engine.generate(prompt(5), Sampling(9, top=2), 1, hook=at_four)
     assert stopped is rows[0]
@@ -232,6 +239,25 @@ async def test_fork_where_the_model_is_unsure(folder: Path, make: Callable[..., 
     )  # the last token before the fork, and its own but the last
     assert await fork(make(), ids, how, 0, HighEntropy(99.0)) != []
     check_idle(engine)
+
+
+async def test_a_branch_has_what_is_left_of_the_controls(make: Callable[..., Engine]) -> None:
+    def at_six(row: Row, logits: torch.Tensor) -> Steer:
+        return Steer(stop=len(row.tokens) == 6)
+
+    engine, text = make(), tuple(range(10, 19))
+    how = Sampling(20, top=3, min_tokens=8, forced=text)
+    first, *others = await fork(engine, prompt(8), how, 0, at_six)
+    assert len(others) == 2
+    for row in (first, *others):
+        assert row.ids[8:] == text[:6]
+        assert row.tokens[1:3] == list(text[7:])
+        assert (row.how.max_tokens, row.how.min_tokens) == (14, 2)
+    with pytest.raises(UsageError, match="how many"):
+        await fork(engine, prompt(8), Sampling(20), 0, at_six)
+    branches = {row.seed for seed in range(3) for row in await fork(engine, prompt(8), how, seed, at_six)}
+    assert len(branches) == 9
+    assert not branches & set(range(100))  # no trunk's
 
 
 async def test_stop_when_confidence_is_low(folder: Path, make: Callable[..., Engine]) -> None:

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forethought.engine.pages import PAGE, Pages, Run, pages_of
-from forethought.engine.prefixes import Node, PrefixTree
+from forethought.engine.pages import PAGE, Pages, Span, pages_of
+from forethought.engine.prefixes import Node, PrefixTree, common
 from forethought.engine.rows import Place, Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.sharing import SAVING, plan
@@ -33,7 +33,7 @@ def known(tree: PrefixTree, ids: Sequence[int]) -> tuple[int, torch.Tensor, list
     length, node = tree.match(ids)
     path = tree.path(node, length)
     assert sum(taken for _, taken in path) == length
-    kv = [tree.pages.view(Run(node.run.at, taken)) for node, taken in path]
+    kv = [tree.pages.view(Span(node.span.at, taken)) for node, taken in path]
     outputs = [value for node, taken in path for value in node.outputs[:taken].tolist()]
     return length, torch.cat([torch.empty(1, 2, 1, 0, 1), *kv], 3), outputs
 
@@ -120,7 +120,7 @@ def test_a_text_that_goes_on_fills_its_page_and_stays_in_one_piece() -> None:
     for length in range(5, len(ids), 5):
         insert(tree, ids[:length], length - 5)
     assert tree.pages.used == pages_of(len(ids) - 5)
-    places = [node.run.at for node, _ in tree.path(tree.match(ids)[1], len(ids) - 5)]
+    places = [node.span.at for node, _ in tree.path(tree.match(ids)[1], len(ids) - 5)]
     assert places == list(range(places[0], places[0] + len(ids) - 5, 5))
 
 
@@ -137,17 +137,48 @@ def test_a_fragmented_pool_still_holds_all() -> None:
     tree.check_integrity()
 
 
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 40))
+@settings(deadline=None, max_examples=60)
+def test_a_cut_makes_a_node_end_there(length: int, more: int, at: int) -> None:
+    tree, text = a_tree(20), tuple(range(length + more))
+    insert(tree, text[:length])
+    _, node = insert(tree, text, length)
+    tree.lock(node)
+    upper = tree.cut(node, min(at, len(text)))
+    assert upper.end == min(at, len(text))
+    assert tree.cut(node, upper.end) is upper
+    assert torch.equal(known(tree, text)[1], told(text, 0))
+    assert all(node.locks == 1 for node in tree.nodes())
+    tree.check_integrity()
+
+
+@given(st.lists(st.integers(0, 1), max_size=30), st.lists(st.integers(0, 1), max_size=30), st.integers(0, 9))
+@settings(deadline=None)
+def test_common_counts_what_agrees(tokens: list[int], ids: list[int], start: int) -> None:
+    assert common(tokens, [5] * start + ids, start) == shared(tokens, ids)
+
+
 # what is shared
+
+
+def test_who_shares_a_little_takes_nothing_from_the_others() -> None:
+    tree, text = a_tree(400), tuple(range(1000))
+    tree.insert(text, 0, torch.zeros(1, 2, 1, 1000, 1), torch.zeros(1000))
+    rows = [row(tree, text) for _ in range(16)]
+    (*others, late) = plan([*rows, row(tree, (*text[:10], 5000))], tree)
+    assert others == [((Span(10, 990),), (Span(0, 10),))] * 16
+    assert late == ((), (Span(0, 10),))
 
 
 def row(tree: PrefixTree, ids: tuple[int, ...]) -> Row:
     length, node = tree.match(ids)
+    node = tree.cut(node, length)
     tree.lock(node)
     return Row(ids, Sampling(1), 0, place=Place(node, length, length, length))
 
 
-def read(tree: PrefixTree, runs: Sequence[Run]) -> torch.Tensor:
-    return torch.cat([torch.empty(1, 2, 1, 0, 1), *(tree.pages.view(run) for run in runs)], 3)
+def read(tree: PrefixTree, spans: Sequence[Span]) -> torch.Tensor:
+    return torch.cat([torch.empty(1, 2, 1, 0, 1), *(tree.pages.view(span) for span in spans)], 3)
 
 
 @given(st.integers(1, 12), st.integers(1, 120), st.lists(st.integers(0, 40), min_size=1, max_size=12))
@@ -162,4 +193,4 @@ def test_shared_and_copied_runs_are_the_text(rows: int, trunk: int, extra: list[
         found = read(tree, [*together, *own]).flatten().sort().values
         assert torch.equal(found, told(text, 0).flatten().sort().values)
     if (rows - 1) * trunk >= SAVING:
-        assert all(sum(run.length for run in together) >= trunk for together, _ in plan(live, tree))
+        assert all(sum(span.length for span in together) >= trunk for together, _ in plan(live, tree))

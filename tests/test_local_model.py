@@ -204,7 +204,7 @@ async def test_a_beginning_that_meets_itself_is_computed_once(make: Callable[...
 
 async def test_drafts_of_one_prompt_are_graded_by_their_own_tokens(tmp_path: Path) -> None:
     tiny.classifier(tmp_path)
-    engine, found = Engine.load(tmp_path, lambda row: False), dict[int, Any]()
+    engine, found = Engine(load(tmp_path), lambda row: False), dict[int, Any]()
 
     async def grade(i: int) -> None:
         found[i] = await engine.score((*prompt(30), 4 + i, 5))
@@ -214,7 +214,7 @@ async def test_drafts_of_one_prompt_are_graded_by_their_own_tokens(tmp_path: Pat
             tasks.start_soon(grade, i)
     assert sum(scored.computed for scored in found.values()) == 30 + 8 * 2
     for i, scored in found.items():
-        fresh = await Engine.load(tmp_path, lambda row: False).score((*prompt(30), 4 + i, 5))
+        fresh = await Engine(load(tmp_path), lambda row: False).score((*prompt(30), 4 + i, 5))
         assert scored.outputs == pytest.approx(fresh.outputs, abs=1e-5)
 
 
@@ -250,7 +250,7 @@ async def test_idle_rows_are_freed_at_once(make: Callable[..., Engine]) -> None:
 
 async def test_what_makes_no_sense_is_refused(folder: Path, make: Callable[..., Engine], tmp_path: Path) -> None:
     tiny.classifier(tmp_path)
-    engine, judge = make(), Engine.load(tmp_path, lambda row: False)
+    engine, judge = make(), Engine(load(tmp_path), lambda row: False)
     with pytest.raises(UsageError, match="prompt is empty"):
         await engine.generate((), Sampling(3), 0)
     with pytest.raises(UsageError, match="no likelihood"):
@@ -259,6 +259,10 @@ async def test_what_makes_no_sense_is_refused(folder: Path, make: Callable[..., 
         await engine.score((5,))
     with pytest.raises(UsageError, match="cannot generate"):
         await judge.generate((5,), Sampling(3), 0)
+    with pytest.raises(UsageError, match="knows no likelihoods"):
+        await judge.loglikelihood((5,), (6,))
+    with pytest.raises(UsageError, match="knows no likelihoods"):
+        await judge.read((5, 6))
     check_idle(engine)
 
 
@@ -276,6 +280,8 @@ def test_all_ends_are_known(tmp_path: Path) -> None:
     assert load(tmp_path).eos == {tiny.EOS}
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [tiny.EOS, 9]}))
     assert load(tmp_path).eos == {tiny.EOS, 9}
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))
+    assert load(tmp_path).eos == {tiny.EOS}
     (tmp_path / "generation_config.json").unlink()
     assert load(tmp_path).eos == {tiny.EOS}
 
@@ -297,9 +303,10 @@ def test_bfloat16_is_computed_in_fp32(tmp_path: Path) -> None:
     assert model.embedding.dtype == model.layers[0].qkv.dtype == torch.float32
 
 
+@pytest.mark.parametrize("width", [1, 20, 33, 36, 64])
 @pytest.mark.parametrize("rows", [1, 8, 9, 40])
-def test_eight_bits_are_near(rows: int) -> None:
-    matrix, x = torch.randn(64, 48) * torch.rand(48), torch.randn(rows, 64)
+def test_eight_bits_are_near(rows: int, width: int) -> None:
+    matrix, x = torch.randn(width, 48) * torch.rand(48), torch.randn(rows, width)
     found, want = Int8.of(matrix).times(x), x @ matrix
     assert (found - want).norm() <= 0.015 * want.norm()
     bias, total = torch.randn(48), torch.randn(rows, 48)
@@ -335,10 +342,10 @@ async def test_a_classifier_with_one_label(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
     tensors = load_file(tmp_path / "model.safetensors")
-    two = await Engine.load(tmp_path, lambda row: False).score(prompt(5))
+    two = await Engine(load(tmp_path), lambda row: False).score(prompt(5))
     difference = {n: (tensors[n][1:] - tensors[n][:1]).contiguous() for n in ("score.weight", "score.bias")}
     save_file(tensors | difference, tmp_path / "model.safetensors")
-    one = await Engine.load(tmp_path, lambda row: False).score(prompt(5))
+    one = await Engine(load(tmp_path), lambda row: False).score(prompt(5))
     assert one.outputs == pytest.approx(two.outputs, abs=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ class Batch:
         self.seats = Seats(Layout(model, self.tree))
         self._drawing = Drawing(model, stops)
         self._max_rows = rows
+        self._lock = threading.Lock()  # a task that is cancelled natively leaves its worker thread running
 
     @property
     def live(self) -> list[Row]:
@@ -65,29 +67,35 @@ class Batch:
     @torch.inference_mode()
     def run(self, steps: int) -> None:
         """Up to `steps` steps; returns early when a request is done."""
-        for _ in range(steps):
-            start = time.perf_counter()
-            self._release()
-            done = self._admit()
-            if self.live:
-                self._step()
-            done |= self._leave()
-            self._count(time.perf_counter() - start)
-            if done:
-                return
+        with self._lock:
+            for _ in range(steps):
+                if self._advance():
+                    return
+
+    def _advance(self) -> bool:
+        """One step. True if a request is done."""
+        start = time.perf_counter()
+        self._release()
+        done = self._admit()
+        if self.live:
+            self._step()
+        done |= self._leave()
+        self._count(time.perf_counter() - start)
+        return done
 
     @torch.inference_mode()
     def tidy(self) -> None:
-        """Forget cancelled requests, also those that still wait. Only while nothing runs."""
-        self._release()
-        self.waiting = deque(row for row in self.waiting if not row.cancelled)
+        """Forget cancelled requests, also those that still wait. Waits for a run that goes on."""
+        with self._lock:
+            self._release()
+            self.waiting = deque(row for row in self.waiting if not row.cancelled)
 
     @torch.inference_mode()
     def clear(self) -> None:
-        """Forget all requests."""
-        self.waiting.clear()
-        for row in reversed(self.live):
-            self._remove(row)
+        """Forget the live requests, after a step that failed."""
+        with self._lock:
+            for row in reversed(self.live):
+                self._remove(row)
 
     def _count(self, seconds: float) -> None:
         told = self.statistics
@@ -117,6 +125,7 @@ class Batch:
             if any(min(common(row.ids, r.ids, 0), row.reusable) > known for r in self.seats.reading):
                 later.append(row)
                 continue
+            node = self.tree.cut(node, known)
             row.place = Place(node, known, known, known, last=last)
             self.tree.lock(node)
             if not self._promise(row):
@@ -148,9 +157,13 @@ class Batch:
             self.tree.lock(place.node)
         if need > self.pages.room:
             return False
-        place.promised = need
-        self.pages.reserved += need
+        self._set_aside(place, need)
         return True
+
+    def _set_aside(self, place: Place, pages: int) -> None:
+        """Promise so many pages, in place of what was."""
+        self.pages.reserved += pages - place.promised
+        place.promised = pages
 
     def _seat(self, row: Row) -> None:
         place = row.seat
@@ -228,7 +241,7 @@ class Batch:
             if place.filled == len(row.ids):
                 through.append(row)
                 last.append(stop - 1)
-                if place.known == place.filled and row.error is None:
+                if row.how.max_tokens and place.known == place.filled and row.error is None:
                     place.node.ends[place.known] = hidden[stop - 1].clone()
             start = stop
         return through, last
@@ -238,7 +251,7 @@ class Batch:
         place = row.seat
         if row.error is not None:
             return
-        self.pages.reserved -= place.promised
+        self._set_aside(place, 0)
         text = (*row.ids, *row.tokens)[: place.filled]
         kv = self.seats.keys_values(row)
         known, node = self.tree.insert(text, place.tail, kv, torch.tensor(row.outputs[place.tail :]))
@@ -247,8 +260,7 @@ class Batch:
             self.tree.lock(place.node, -1)
             place.node, place.known = node, known
         rest = pages_of(row.most - place.known) + 1
-        place.promised = max(0, min(rest, self.pages.room))
-        self.pages.reserved += place.promised
+        self._set_aside(place, max(0, min(rest, self.pages.room)))
 
     # leaving
 
@@ -268,6 +280,6 @@ class Batch:
 
     def _let_go(self, row: Row) -> None:
         place = row.seat
-        self.pages.reserved -= place.promised
+        self._set_aside(place, 0)
         self.tree.lock(place.node, -1)
         row.place = None

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from forethought.core.errors import ModelError
+from forethought.core.errors import ModelError, UsageError
 from forethought.engine.llama import Llama, approval, project
 from forethought.engine.placement import sent, told
-from forethought.engine.rows import Row, Verdict
-from forethought.engine.sampling import Columns, choose
+from forethought.engine.rows import Row, Steer
+from forethought.engine.sampling import LARGE, Columns, choose
 from forethought.engine.steering import Steering
 
 BROKEN = "the model gave logits that are not numbers"
@@ -70,13 +70,15 @@ class Drawing:
         """Do what a hook wants. One that fails fails its own row."""
         assert row.hook is not None
         try:
-            verdict = row.hook(row, logits) or Verdict()
-            for token, bias in verdict.bias.items():
+            wanted = row.hook(row, logits) or Steer()
+            for token, bias in wanted.bias.items():
+                if not (0 <= token < len(steered) and bias <= LARGE):  # NaN is not, either
+                    raise UsageError(f"a hook cannot add {bias} to the logit of token {token} of {len(steered)}")
                 steered[token] += bias
         except Exception as error:  # noqa: BLE001 - raised again by the one who waits for this row
             row.error = error
             return
-        if verdict.stop:
+        if wanted.stop:
             row.finish = "hook"
 
     def _force(self, rows: Sequence[Row], chosen: Tensor) -> None:
@@ -128,7 +130,8 @@ class Drawing:
         )
         logprobs = project(self.model, hidden[skip : skip + len(asked)]).log_softmax(-1)
         row.logprobs += logprobs.gather(1, asked[:, None]).squeeze(1).tolist()
-        for values, ids in zip(*logprobs.topk(row.how.top), strict=True) if row.how.top and len(asked) else ():
+        most = min(row.how.top or 0, logprobs.shape[1])
+        for values, ids in zip(*logprobs.topk(most), strict=True) if most and len(asked) else ():
             row.top.append(dict(zip(ids.tolist(), values.tolist(), strict=True)))
         return not logprobs.isnan().any()
 

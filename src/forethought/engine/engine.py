@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
 from forethought.core.errors import UsageError
+from forethought.core.registry import require
 from forethought.core.together import together
 from forethought.engine.batch import Batch, Statistics
 from forethought.engine.llama import Llama
 from forethought.engine.pages import pages_of
 from forethought.engine.rows import Hook, Row
 from forethought.engine.sampling import Sampling
-from forethought.engine.weights import load
 
 KV_BYTES = 1 << 30  # for keys and values
 MAX_ROWS = 64  # sequences that are decoded together; others wait in order
@@ -45,7 +44,8 @@ class _Waiter:
 
 
 class Engine:
-    """One model, many concurrent requests. Safe to call from any number of tasks of one event loop at a time.
+    """One model, many concurrent requests, from any number of tasks of one event loop at a time: while some wait, a request
+    from another thread is refused with UsageError.
 
     Requests that arrive together are one batch; later ones join at the next hop, finished ones leave at once. There is no
     timer: the first waiter runs the batch, in a worker thread, until its own request is done, then another one takes over.
@@ -58,10 +58,8 @@ class Engine:
         self.batch = Batch(model, kv_bytes, rows, stops)
         self._waiters: list[_Waiter] = []
         self._driven = False
-
-    @classmethod
-    def load(cls, path: Path, stops: Callable[[Row], bool]) -> Engine:
-        return cls(load(path), stops)
+        self._thread = 0  # of those who wait
+        self._joining = threading.Lock()
 
     @property
     def statistics(self) -> Statistics:
@@ -75,26 +73,25 @@ class Engine:
         seed: int,
         progress: Callable[[Row], None] = lambda row: None,
         hook: Hook | None = None,
+        written: int = 0,
     ) -> Row:
-        """Sample a continuation of `ids`. A cancelled request frees its row at the next step.
+        """Sample a continuation of `ids`, of which the last `written` are the draft that it goes on from. A cancelled request
+        frees its row at the next step, one that drives the batch at the end of its hop.
 
         `progress` is told of the row after some steps, and once more if the request ends without a result. `hook` looks at
         each token before it is drawn. Raises UsageError for a classifier, where there is nothing to go on from, and for
         what can never fit; ModelError if the model's logits are not numbers; what the hook raises.
         """
-        if self.model.classifies:
-            raise UsageError("a classifier cannot generate: this needs a generator")
-        if not ids:
-            raise UsageError("the prompt is empty: a model needs at least one token to go on from")
-        return await self._run(Row(tuple(ids), how, seed, progress, hook=hook))
+        require(not self.model.classifies, "a classifier cannot generate: this needs a generator")
+        require(bool(ids), "the prompt is empty: a model needs at least one token to go on from")
+        return await self._run(Row(tuple(ids), how, seed, progress, hook=hook, written=written))
 
     async def score(self, ids: Sequence[int]) -> Scored:
         """Read `ids` with a classifier: the probability of label 1 after each token. Nothing is read twice.
 
         Raises UsageError for a model that is no classifier.
         """
-        if not self.model.classifies:
-            raise UsageError("a generator cannot grade: this needs a LlamaForTokenClassification")
+        require(self.model.classifies, "a generator cannot grade: this needs a LlamaForTokenClassification")
         row = await self._run(Row(tuple(ids), Sampling(0), 0))
         return Scored(tuple(row.outputs), row.computed, row.reads)
 
@@ -103,10 +100,10 @@ class Engine:
     ) -> tuple[float, ...]:
         """The natural log-probability of each token of `continuation` after `ids`, in one pass.
 
-        Raises UsageError if `ids` is empty.
+        Raises UsageError if `ids` is empty, and for a classifier.
         """
-        if not ids:
-            raise UsageError("the prompt is empty: the first token of a text has no likelihood")
+        require(not self.model.classifies, "a classifier knows no likelihoods: this needs a generator")
+        require(bool(ids), "the prompt is empty: the first token of a text has no likelihood")
         row = Row((*ids, *continuation), Sampling(0), 0, progress, graded_from=len(ids))
         return tuple((await self._run(row)).logprobs)
 
@@ -119,39 +116,52 @@ class Engine:
     async def read(self, ids: Sequence[int], top: int = 0) -> Row:
         """The log-probabilities of a prompt: of each token after the first, with `top` alternatives to each.
 
-        Raises UsageError if `ids` is empty.
+        Raises UsageError if `ids` is empty, and for a classifier.
         """
-        if not ids:
-            raise UsageError("the prompt is empty: there is nothing to read")
+        require(not self.model.classifies, "a classifier knows no likelihoods: this needs a generator")
+        require(bool(ids), "the prompt is empty: there is nothing to read")
         return await self._run(Row(tuple(ids), Sampling(0, top=top), 0, graded_from=1))
 
     def _check(self, row: Row) -> None:
-        """Refuse what can never be answered, before it can harm others."""
-        if row.how.max_tokens < 0 or row.seed < 0:
-            raise UsageError("the number of new tokens and the seed cannot be negative")
-        for name, least in (("temperature", 0.0), ("top_p", 0.0), ("min_p", 0.0), ("top_k", 0), ("repetition", 1e-6)):
-            value = getattr(row.how, name)
-            if not least <= value < math.inf:
-                raise UsageError(f"{name} must be a number of at least {least:g}, not {value}")
-        asked = (*row.ids, *row.how.forced, *row.how.banned)
-        outside = next((i for i in asked if not 0 <= i < self.model.vocabulary), None)
-        if outside is not None:
-            raise UsageError(f"token {outside} is not in the vocabulary of {self.model.vocabulary}")
-        if len(row.ids) + bool(row.how.max_tokens) > self.model.shape.positions:
+        """Refuse what makes no sense, before it can harm others."""
+        row.how.check()
+        require(
+            isinstance(row.seed, int) and row.seed >= 0, f"a seed must be a whole number of at least 0, not {row.seed}"
+        )
+        asked, vocabulary = (*row.ids, *row.how.forced, *row.how.banned), self.model.vocabulary
+        strange = [i for i in asked if not (isinstance(i, int) and 0 <= i < vocabulary)]
+        if strange:
+            raise UsageError(f"token {strange[0]} is not in the vocabulary of {vocabulary}")
+
+    def _fit(self, row: Row) -> None:
+        """Ask for no more than the model's positions allow, and refuse what can never be answered."""
+        room = self.model.shape.positions + 1 - len(row.ids)  # the last token is not read any more
+        if room < 1 + bool(row.how.max_tokens):
             raise UsageError(f"the prompt has {len(row.ids)} tokens; this model reads {self.model.shape.positions}")
+        row.how = replace(row.how, max_tokens=min(row.how.max_tokens, room))
         pages = self.batch.pages
         if pages_of(row.most) > pages.count:
-            need, have = pages_of(row.most) * pages.page_bytes, pages.count * pages.page_bytes
+            need, have = (count * pages.page_bytes / 1e3 for count in (pages_of(row.most), pages.count))
             raise UsageError(
-                f"{len(row.ids)} tokens and {row.how.max_tokens} new ones need {need / 1e6:.1f} MB for keys and values; "
-                f"there are {have / 1e6:.1f} MB"
+                f"{len(row.ids)} tokens and {row.how.max_tokens} new ones need {need:,.0f} kB for keys and values; "
+                f"there are {have:,.0f} kB"
             )
+
+    def _join(self, row: Row) -> _Waiter:
+        """Put a row in the queue. All that wait at one time are tasks of one thread: events are none of another's."""
+        thread, waiter = threading.get_ident(), _Waiter(row)
+        with self._joining:
+            if self._waiters and thread != self._thread:
+                raise UsageError("this model is in use in another thread: wait for it, or load another of it there")
+            self._thread = thread
+            self._waiters.append(waiter)
+        self.batch.waiting.append(row)
+        return waiter
 
     async def _run(self, row: Row) -> Row:
         self._check(row)
-        waiter = _Waiter(row)
-        self._waiters.append(waiter)
-        self.batch.waiting.append(row)
+        self._fit(row)
+        waiter = self._join(row)
         try:
             while not row.done and waiter.error is None:
                 if self._driven:
@@ -181,7 +191,7 @@ class Engine:
             await anyio.lowlevel.checkpoint()
 
     async def _drive(self, leader: _Waiter) -> None:
-        """Run the batch until the leader's request is done. An error of a step is an error of all that were in it."""
+        """Run the batch until the leader's request is done."""
         self._driven = True
         try:
             await self._gather()
@@ -190,12 +200,17 @@ class Engine:
                 for waiter in self._waiters:
                     _tell(waiter)
         except Exception as error:  # noqa: BLE001 - raised again by every waiter of the failed step
-            self.batch.clear()
-            for waiter in self._waiters:
-                waiter.error = error
-                waiter.wake.set()
+            self._fail(error)
         finally:
             self._driven = False
+
+    def _fail(self, error: Exception) -> None:
+        """An error of a step is an error of all that were in it; of all that wait if none was, or it would come again."""
+        self.batch.clear()
+        unanswered = [waiter for waiter in self._waiters if not waiter.row.done]
+        for waiter in [w for w in unanswered if w.row not in self.batch.waiting] or unanswered:
+            waiter.error = error
+            waiter.wake.set()
 
     def _hand_over(self) -> None:
         """If nobody drives, let the next one; the cancelled are freed by the next step, or here if there will be none."""

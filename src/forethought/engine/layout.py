@@ -9,7 +9,7 @@ from torch import Tensor
 
 from forethought.engine.attention import Lane, Shared
 from forethought.engine.llama import Llama, Step
-from forethought.engine.pages import Run
+from forethought.engine.pages import Span
 from forethought.engine.placement import sent
 from forethought.engine.prefixes import PrefixTree
 from forethought.engine.rows import Row
@@ -71,9 +71,9 @@ class Layout:
                 place.copied, place.tail = copied, place.known
                 self.slots.reserve(len(rows), place.columns + 1, used(rows))
                 start = 0
-                for run in copied:
-                    self.slots.row(slot, start, start + run.length).copy_(self._tree.pages.view(run))
-                    start += run.length
+                for span in copied:
+                    self.slots.row(slot, start, start + span.length).copy_(self._tree.pages.view(span))
+                    start += span.length
                 self.slots.row(slot, start, place.columns).copy_(own)
             place.shared = shared
         self._replan = False
@@ -137,13 +137,13 @@ class Layout:
 
     def _shared(self, rows: Sequence[Row]) -> tuple[Shared, ...]:
         """What the rows of a lane read together, with who reads it."""
-        readers = dict[Run, list[int]]()
+        readers = dict[Span, list[int]]()
         for i, row in enumerate(rows):
-            for run in row.place.shared if row.place is not None else ():
-                readers.setdefault(run, []).append(i)
+            for span in row.place.shared if row.place is not None else ():
+                readers.setdefault(span, []).append(i)
         found = list[Shared]()
-        for run, members in readers.items():
-            kv = self._tree.pages.view(run)
+        for span, members in readers.items():
+            kv = self._tree.pages.view(span)
             who = None if len(members) == len(rows) else self._long(members)
             found.append(Shared(kv[:, 0].unbind(), kv[:, 1].unbind(), who))
         return tuple(found)

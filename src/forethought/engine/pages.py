@@ -16,7 +16,7 @@ def pages_of(tokens: int) -> int:
     return -(-tokens // PAGE)
 
 
-class Run(NamedTuple):
+class Span(NamedTuple):
     """Tokens that lie side by side in the pool."""
 
     at: int
@@ -54,55 +54,55 @@ class Pages:
     def room(self) -> int:
         return self.count - self.used - self.reserved
 
-    def take(self, tokens: int, after: int | None = None) -> Run | None:
+    def take(self, tokens: int, after: int | None = None) -> Span | None:
         """Up to `tokens` side by side, behind place `after` in its own page if nobody has written there. None if full."""
-        if after is not None and (run := self._behind(tokens, after)) is not None:
-            return self._taken(run)
+        if after is not None and (span := self._behind(tokens, after)) is not None:
+            return self._taken(span)
         need = pages_of(tokens)
         if self.room < 1 or not self.count:
             return None
-        start, found = self._free_run(min(need, self.room))
-        return self._taken(Run(start * PAGE, min(tokens, found * PAGE)))
+        start, found = self._free_span(min(need, self.room))
+        return self._taken(Span(start * PAGE, min(tokens, found * PAGE)))
 
-    def _behind(self, tokens: int, after: int) -> Run | None:
+    def _behind(self, tokens: int, after: int) -> Span | None:
         """The rest of a page that a text has begun, and the pages behind it as far as they are free."""
         page, inside = divmod(after, PAGE)
         if not inside or self._filled[page] != inside:
             return None
         behind = self._users[page + 1 : page + 1 + min(pages_of(tokens), self.room)]
         free = int(np.argmax(behind != 0)) if behind.any() else len(behind)
-        return Run(after, min(tokens, (page + 1 + free) * PAGE - after))
+        return Span(after, min(tokens, (page + 1 + free) * PAGE - after))
 
-    def _free_run(self, need: int) -> tuple[int, int]:
-        """The first run of `need` free pages, or else the longest there is: where it starts and how much to take of it."""
+    def _free_span(self, need: int) -> tuple[int, int]:
+        """The first span of `need` free pages, or else the longest there is: where it starts and how much to take of it."""
         edges = np.flatnonzero(np.diff(np.concatenate(([1], self._users != 0, [1]))))
         starts, lengths = edges[::2], edges[1::2] - edges[::2]
         fitting = np.flatnonzero(lengths >= need)
         best = fitting[0] if len(fitting) else lengths.argmax()
         return int(starts[best]), min(need, int(lengths[best]))
 
-    def _taken(self, run: Run) -> Run:
-        pages = run.pages
+    def _taken(self, span: Span) -> Span:
+        pages = span.pages
         self.used += int((self._users[pages] == 0).sum())
         self.peak = max(self.peak, self.used)
         self._users[pages] += 1
         self._filled[pages] = PAGE
-        self._filled[pages.stop - 1] = (run.at + run.length - 1) % PAGE + 1
-        return run
+        self._filled[pages.stop - 1] = (span.at + span.length - 1) % PAGE + 1
+        return span
 
-    def share(self, run: Run) -> None:
+    def share(self, span: Span) -> None:
         """One more user of these pages."""
-        self._users[run.pages] += 1
+        self._users[span.pages] += 1
 
-    def free(self, run: Run) -> None:
-        users = self._users[run.pages]
+    def free(self, span: Span) -> None:
+        users = self._users[span.pages]
         users -= 1
         self.used -= int((users == 0).sum())
 
-    def view(self, run: Run) -> Tensor:
+    def view(self, span: Span) -> Tensor:
         """[layers, 2, kv_heads, length, head_dim]"""
-        return self._kv[:, :, :, run.at : run.at + run.length]
+        return self._kv[:, :, :, span.at : span.at + span.length]
 
     def users(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-        """How many runs use each page."""
+        """How many spans use each page."""
         return self._users.copy()

@@ -1,4 +1,4 @@
-"""A radix tree over token ids whose nodes own runs of pages, so that no prefix is computed twice."""
+"""A radix tree over token ids whose nodes own spans of pages, so that no prefix is computed twice."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from forethought.engine.pages import PAGE, Pages, Run, pages_of
+from forethought.engine.pages import PAGE, Pages, Span, pages_of
 
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """A run of tokens after its parent's; `end` is the length of the text up to here.
+    """A span of tokens after its parent's; `end` is the length of the text up to here.
 
     `outputs` [tokens] is what a classifier said after each token; empty for generators. `locks` counts the requests that
     need it. `ends` has the last hidden state of texts that end here, by their lengths: from there a new draft begins without
@@ -22,7 +22,7 @@ class Node:
     """
 
     tokens: tuple[int, ...]
-    run: Run
+    span: Span
     outputs: Tensor
     parent: Node | None
     end: int
@@ -41,7 +41,7 @@ class PrefixTree:
 
     def __init__(self, pages: Pages) -> None:
         self.pages = pages
-        self.root = Node((), Run(0, 0), torch.empty(0), None, 0)
+        self.root = Node((), Span(0, 0), torch.empty(0), None, 0)
         self._clock = 0
 
     def match(self, ids: Sequence[int]) -> tuple[int, Node]:
@@ -69,6 +69,12 @@ class PrefixTree:
             here = here.parent
         return found[::-1]
 
+    def cut(self, node: Node, length: int) -> Node:
+        """The node on the way to `node` that ends at `length`; it is made of the upper part of one if there is none."""
+        while length <= node.start and node.parent is not None:
+            node = node.parent
+        return node if length == node.end else self._split(node, length - node.start)
+
     def lock(self, node: Node, by: int = 1) -> None:
         """Keep a node and all above it from eviction, until as many locks are taken back (`by` = -1)."""
         here: Node | None = node
@@ -80,26 +86,25 @@ class PrefixTree:
         """Add what follows the known beginning of `ids`: `kv` [layers, 2, kv_heads, tokens, head_dim] and `outputs` are those
         of ids[start:].
 
-        Evicts to make room. Returns what `match` would: less than all of `ids` where the pool is full of what is locked,
-        or where the beginning up to `start` is not known any more.
+        Evicts to make room. Returns what `match` would, with a node that ends there: less than all of `ids` where the pool is
+        full of what is locked, or where the beginning up to `start` is not known any more.
         """
         length, node = self.match(ids)
         if length < start:
             return length, node
-        if length < len(ids) and length < node.end:
-            node = self._split(node, length - node.start)
+        node = self.cut(node, length)
         self.lock(node)
         self.evict(pages_of(len(ids) - length))
         self.lock(node, -1)
         while length < len(ids):
-            after = node.run.at + node.run.length if node.parent is not None else None
-            run = self.pages.take(len(ids) - length, after)
-            if run is None:
+            after = node.span.at + node.span.length if node.parent is not None else None
+            span = self.pages.take(len(ids) - length, after)
+            if span is None:
                 break
-            stop = length + run.length
-            self.pages.view(run).copy_(kv[:, :, :, length - start : stop - start])
+            stop = length + span.length
+            self.pages.view(span).copy_(kv[:, :, :, length - start : stop - start])
             said = outputs[length - start : stop - start].clone()
-            child = Node(tuple(ids[length:stop]), run, said, node, stop, self._clock)
+            child = Node(tuple(ids[length:stop]), span, said, node, stop, self._clock)
             node.children[child.tokens[0]] = child
             node, length = child, stop
         return length, node
@@ -107,14 +112,14 @@ class PrefixTree:
     def _split(self, node: Node, at: int) -> Node:
         """Cut a node in two and return the upper part, which takes its place. Keys and values stay where they are."""
         assert node.parent is not None
-        (place, length), end = node.run, node.start + at
-        upper = Node(node.tokens[:at], Run(place, at), node.outputs[:at], node.parent, end, node.used, node.locks)
+        (place, length), end = node.span, node.start + at
+        upper = Node(node.tokens[:at], Span(place, at), node.outputs[:at], node.parent, end, node.used, node.locks)
         node.parent.children[upper.tokens[0]] = upper
-        node.tokens, node.run, node.outputs = node.tokens[at:], Run(place + at, length - at), node.outputs[at:]
+        node.tokens, node.span, node.outputs = node.tokens[at:], Span(place + at, length - at), node.outputs[at:]
         node.parent, upper.children = upper, {node.tokens[0]: node}
         upper.ends = {length: node.ends.pop(length) for length in list(node.ends) if length <= end}
         if (place + at) % PAGE:
-            self.pages.share(Run(place + at, 1))
+            self.pages.share(Span(place + at, 1))
         return upper
 
     def evict(self, need: int) -> None:
@@ -129,7 +134,7 @@ class PrefixTree:
             leaf = heapq.heappop(leaves)[2]
             assert leaf.parent is not None
             del leaf.parent.children[leaf.tokens[0]]
-            self.pages.free(leaf.run)
+            self.pages.free(leaf.span)
             parent = leaf.parent
             if parent is not self.root and not parent.children and not parent.locks:
                 heapq.heappush(leaves, (parent.used, id(parent), parent))
@@ -146,13 +151,13 @@ class PrefixTree:
         users = self.pages.users() * 0
         for node in self.nodes():
             assert node.tokens
-            assert node.run.length == len(node.tokens)
+            assert node.span.length == len(node.tokens)
             assert node.parent is not None
             assert node.parent.children[node.tokens[0]] is node
             assert node.start == node.parent.end
             assert all(node.start < length <= node.end for length in node.ends)
             assert node.locks >= sum(child.locks for child in node.children.values())
-            users[node.run.pages] += 1
+            users[node.span.pages] += 1
         assert (users == self.pages.users()).all()
         assert self.pages.used == (users > 0).sum()
         assert 0 <= self.pages.used + self.pages.reserved <= self.pages.count
@@ -163,4 +168,11 @@ def common(tokens: Sequence[int], ids: Sequence[int], start: int) -> int:
     count = min(len(tokens), len(ids) - start)
     if tokens[:count] == ids[start : start + count]:
         return count
-    return next((i for i in range(count) if tokens[i] != ids[start + i]), count)
+    same, differ = 0, count  # so many agree, so many do not all
+    while differ - same > 1:
+        middle = (same + differ) // 2
+        if tokens[same:middle] == ids[start + same : start + middle]:
+            same = middle
+        else:
+            differ = middle
+    return same

@@ -9,20 +9,20 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from forethought.engine.pages import Run
+from forethought.engine.pages import Span
 from forethought.engine.prefixes import Node
 from forethought.engine.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a hook wants: `stop` ends the row before its next token, `bias` is added to logits by token id."""
+class Steer:
+    """What a hook wants: `stop` ends the row before its next token, `bias` is added to logits by token id (-inf bars one)."""
 
     stop: bool = False
     bias: Mapping[int, float] = field(default_factory=dict)
 
 
-Hook = Callable[["Row", Tensor], Verdict | None]
+Hook = Callable[["Row", Tensor], Steer | None]
 """Looks at a row and at the logits [vocabulary] of its next token before that is drawn. It may not change them."""
 
 
@@ -32,7 +32,8 @@ class Row:
     asked for. `cached` tokens were known to the tree, `computed` ones were not; `reads` counts the token-steps that
     attention looked at. `outputs` is what a classifier said after each token of `ids`. `finish` is `hook` where its hook
     stopped it; `top` then ends with the alternatives to the token that was not drawn. `noted` is what the hook writes down of
-    this row, so that one hook serves any number of them.
+    this row, so that one hook serves any number of them. The last `written` of `ids` are the draft that `tokens` go on from:
+    the rule that stops rows reads the two together.
     """
 
     ids: tuple[int, ...]
@@ -41,6 +42,7 @@ class Row:
     progress: Callable[[Row], None] = lambda row: None
     graded_from: int | None = None
     hook: Hook | None = None
+    written: int = 0
     noted: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -93,8 +95,8 @@ class Row:
 class Place:
     """Where the keys and values of a live row's first `filled` tokens are.
 
-    The first `known` lie in the tree down to `node`, which the row has locked. Attention reads `shared` runs of the pool
-    together with other rows; `copied` runs of the pool stand at the beginning of the row's slot, and the tokens from
+    The first `known` lie in the tree down to `node`, which the row has locked. Attention reads `shared` spans of the pool
+    together with other rows; `copied` spans of the pool stand at the beginning of the row's slot, and the tokens from
     `tail` on behind them. `last` is the hidden state after a prompt of which nothing is left to read.
     """
 
@@ -104,12 +106,12 @@ class Place:
     tail: int
     promised: int = 0
     last: Tensor | None = None
-    shared: tuple[Run, ...] = ()
-    copied: tuple[Run, ...] = ()
+    shared: tuple[Span, ...] = ()
+    copied: tuple[Span, ...] = ()
 
     @property
     def head(self) -> int:
-        return sum(run.length for run in self.copied)
+        return sum(span.length for span in self.copied)
 
     @property
     def columns(self) -> int:

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from forethought.core.errors import UsageError
+
 BLOCK = 64  # an inverse CDF looks for the block first and then inside it
+LARGE = 1e20  # logits that are changed by more may leave fp32 where the temperature is low
+WHOLE = ("max_tokens", "min_tokens", "top_k", "top")
+LEAST = {"temperature": 0.0, "top_p": 0.0, "min_p": 0.0, "repetition": 1e-6, "presence": -LARGE, "frequency": -LARGE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +23,9 @@ class Sampling:
 
     The order of the controls is that of transformers: penalties, bans, temperature, `top_k`, `top_p`, `min_p`.
     `repetition` divides positive logits of tokens seen in prompt or draft and multiplies negative ones (Keskar et al.
-    2019, arXiv:1909.05858); `presence` and `frequency` are subtracted once and a time for tokens of the draft (as OpenAI
-    does). `banned` tokens never come; no end comes before `min_tokens`. `forced` tokens are taken whatever they are.
+    2019, arXiv:1909.05858); `presence` and `frequency` are subtracted once and a time for tokens that this request drew, not
+    for those of a draft that it goes on from. `banned` tokens never come; no end comes before `min_tokens`. `forced` tokens
+    are taken whatever they are.
     """
 
     max_tokens: int
@@ -39,6 +45,19 @@ class Sampling:
     @property
     def penalises(self) -> bool:
         return self.repetition != 1.0 or self.presence != 0.0 or self.frequency != 0.0
+
+    def check(self) -> None:
+        """Raise UsageError for what makes no sense with any model."""
+        for name in WHOLE:
+            value = getattr(self, name) or 0
+            if not isinstance(value, int) or value < 0:
+                raise UsageError(f"{name} must be a whole number of at least 0, not {value}")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not least <= value <= LARGE:
+                raise UsageError(f"{name} must be a number from {least:g} to {LARGE:g}, not {value}")
+        if not all(self.stop):
+            raise UsageError("a stop string cannot be empty")
 
 
 class Columns:
@@ -104,7 +123,8 @@ def _nucleus(probs: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> Tenso
     """Keep the `top_k` likeliest tokens, and of these the fewest whose mass reaches top_p of theirs, at least one (Fan et al.
     2018, arXiv:1805.04833; Holtzman et al. 2019, arXiv:1904.09751).
     """
-    ordered, order = _likeliest(probs, top_k, top_p)
+    free = _free(probs, top_k, top_p)
+    ordered, order = _likeliest(probs, top_k, top_p, free)
     if top_k is not None:
         ranks = torch.arange(ordered.shape[1], device=probs.device)
         ordered = ordered.masked_fill((ranks >= top_k) & (top_k > 0), 0.0)
@@ -113,15 +133,25 @@ def _nucleus(probs: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> Tenso
         mass = probs.sum(-1, keepdim=True) if top_k is None else ordered.sum(-1, keepdim=True)
         before = ordered.cumsum(-1) - ordered
         ordered = ordered.masked_fill((before >= (top_p * mass).clamp_min(1e-12)) & (top_p < 1), 0.0)
-    return torch.zeros_like(probs).scatter(-1, order, ordered)
+    return torch.where(free, probs, torch.zeros_like(probs).scatter(-1, order, ordered))
 
 
-def _likeliest(probs: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens in order: a few where these hold all that can be kept, else all."""
+def _free(probs: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> Tensor:
+    """The rows [rows, 1] that keep all tokens: neighbours of those that do not."""
+    free = torch.ones(len(probs), 1, dtype=torch.bool, device=probs.device)
+    if top_k is not None:
+        free &= top_k == 0
+    if top_p is not None:
+        free &= top_p >= 1
+    return free
+
+
+def _likeliest(probs: Tensor, top_k: Tensor | None, top_p: Tensor | None, free: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens in order: a few where these hold all that the rows that are not `free` can keep, else all."""
     few = 128
     if probs.shape[1] > 8 * few:
         ordered, order = probs.topk(few)
-        enough = torch.zeros(len(probs), 1, dtype=torch.bool, device=probs.device)
+        enough = free.clone()
         if top_k is not None:
             enough |= (top_k > 0) & (top_k <= few)
         if top_p is not None and top_k is None:
