@@ -13,6 +13,7 @@ from forethought.core.cost import Cost
 from forethought.core.draft import Draft
 from forethought.core.errors import UsageError
 from forethought.core.problem import Message
+from forethought.core.registry import require
 from forethought.core.scope import Call
 from forethought.models.protocol import Ability, Completion, Request
 
@@ -110,12 +111,13 @@ class Local:
 
     async def extend(self, request: Request, call: Call) -> Completion:
         """Draw one continuation. Its texts join to the text of all ids: the first bytes of a character wait for the rest."""
-        ids = self.ids(request.messages, request.draft)
+        require(request.max_tokens > 0, "a completion needs room for one new token at least: max_tokens is 0")
+        ids, written = self.ids(request.messages, request.draft), self._written(request.draft)
         engine, how, hook = self.engine, sampling(request), request.controls.hook
-        row = await engine.generate(ids, how, call.seed, lambda row: call.progress(self._cost(row)), hook)
+        row = await engine.generate(ids, how, call.seed, lambda row: call.progress(self._cost(row)), hook, len(written))
         assert row.finish is not None
         tokens = tuple(row.tokens[:-1] if row.finish == "end" else row.tokens)
-        text = self._added(self._written(request.draft), tokens, row.finish == "end")
+        text = self._added(written, tokens, row.finish == "end")
         top = tuple(self._named(entry) for entry in row.top[: len(tokens) + (row.finish == "hook")])
         told = tokens, tuple(row.logprobs[: len(tokens)]), top, self.reader.vocabulary
         return Completion(text, row.finish, self._cost(row), *told)
@@ -148,12 +150,17 @@ class Local:
         return await self.engine.loglikelihood(ids, asked, lambda row: call.progress(self._cost(row)))
 
     def _stops(self, row: Row) -> bool:
-        """Whether the last token completed a stop string, also one that began in earlier tokens or in half a character."""
+        """Whether the last token completed a stop string in the text that is returned, also one that began in earlier tokens,
+        or in a character whose first bytes are in the draft.
+        """
         stops = row.how.stop
         if not stops or not self._may_end(row.tokens[-1], stops):
             return False
         longest = max(len(stop.encode()) for stop in stops)
-        tail = self.reader.decode(row.tokens[-longest - 1 :])  # a token has at least a byte
+        start = self.reader.back(row.tokens, longest + 1)  # a token that shows anything has at least a byte
+        before = (*row.ids[len(row.ids) - row.written :], *row.tokens[:start])
+        context = before[self.reader.back(before, 4) :]  # the first bytes of a character, and a token before a space
+        tail = self._added(context, tuple(row.tokens[start:]), False)
         return any(stop in tail for stop in stops)  # an earlier one would have ended the row earlier
 
     def _may_end(self, token: int, stops: tuple[str, ...]) -> bool:

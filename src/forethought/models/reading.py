@@ -50,10 +50,13 @@ class Reader:
     def _piece(self, token: int) -> str:
         return self.decode([token])
 
-    def added(self, before: Sequence[int], new: Sequence[int]) -> str:
-        """The text that `new` adds after `before`: decoded together, since pieces depend on what precedes them."""
-        head, whole = self.decode(before), self.decode([*before, *new])
-        return whole[len(head) :] if whole.startswith(head) else self.decode(new)
+    def back(self, ids: Sequence[int], many: int) -> int:
+        """Where the last `many` tokens begin that show any text: special ones between them do not."""
+        place = len(ids)
+        while place and many:
+            place -= 1
+            many -= bool(self.piece(ids[place]))
+        return place
 
 
 def as_chat(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
