@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 from hypothesis import given, settings
@@ -12,15 +14,16 @@ from forethought.core.budget import Budget, amount
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.errors import ModelError, UsageError
-from forethought.core.population import Particle
+from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
-from forethought.core.scope import Call, Seeded
+from forethought.core.scope import Call, Scope, Seeded
 from forethought.many import solve_all
 from forethought.methods import By, methods
 from forethought.methods.protocol import Saving
 from forethought.models.protocol import Completion, Request
 from forethought.models.scripted import Scripted
-from forethought.selection import selections
+from forethought.selection import Verdict, selections
+from forethought.selection.basic import Majority
 from forethought.solving import Parts, Solution
 from forethought.tasks.protocol import Task
 from tests.listed import Words
@@ -85,15 +88,26 @@ class Balking(TableVerifier):
         return Grade(0.5), Cost(verifier_calls=1)
 
 
+class Speechless(Majority):
+    """Cannot be asked about one problem."""
+
+    async def __call__(self, pop: Population[Draft], problem: Problem, by: By, at: Scope) -> Verdict:
+        if problem.text == "bad":
+            raise ModelError("out of order")
+        return await super().__call__(pop, problem, by, at)
+
+
 @pytest.mark.parametrize("method", ["beam(width=1, expand=2)", "sample(n=2)"])
-async def test_a_problem_that_fails_as_a_whole_fails_the_run(method: str) -> None:
-    """Solutions stand where their problems do: where none can be had, none is left out, even if failed drafts are."""
+async def test_solutions_stand_where_their_problems_do(method: str) -> None:
+    """A problem of which all drafts were dropped has a solution without an answer; what fails as a whole fails the run."""
     by = By(ToyModel(Seeded(0)), ToyTask(), Balking())
     parts = Parts(by, methods.parse(method), selections.parse("weighted"), Budget(), "drop")
     good, bad = Problem("good"), Problem("bad")
-    assert len(await solve_all(parts, [good, good], 0)) == 2
+    found = await solve_all(parts, [good, bad, good], 0)
+    assert [s.answer is None for s in found] == [False, True, False]
+    assert len(await solve_all(replace(parts, selection=Speechless()), [good, good], 0)) == 2
     with pytest.raises(ModelError, match="out of order"):
-        await solve_all(parts, [good, bad, good], 0)
+        await solve_all(replace(parts, selection=Speechless()), [good, bad, good], 0)
 
 
 @pytest.mark.parametrize("method", ["first-finish(n=4, k=1)", "semantic-entropy(n=4)", "hint-marginalization(n=4)"])

@@ -73,8 +73,7 @@ async def grade_of(verifier: Verifier, text: str) -> Grade:
 async def test_a_search_goes_by_all_steps_of_an_aggregated_verifier(
     steps: Any, fold: Callable[[Sequence[float]], float]
 ) -> None:
-    verifier = Aggregated(steps, "exact")
-    verifier.__dict__["inner"] = Reading()
+    verifier: Aggregated = type("Around", (Aggregated,), {"inner": Reading()})(steps, "exact")
     grades = [table(text) for text in ("b", "ba", "ba.")]
     assert await grade_of(verifier, "ba.") == Grade(pytest.approx(fold(grades)), tuple(grades))
     by = By(ToyModel(Seeded(1)), ToyTask(), verifier)
