@@ -106,7 +106,7 @@ async def test_keys_and_values_take_half_the_memory(folder: Path) -> None:
     assert half.batch.pages.count == 2 * plain.batch.pages.count
     await half.generate(prompt(20), Sampling(4), 0)
     (node,) = half.batch.tree.root.children.values()
-    assert half.batch.pages.view(node.run).dtype == half.batch.seats.layout.slots.dtype == torch.bfloat16
+    assert half.batch.pages.view(node.span).dtype == half.batch.seats.layout.slots.dtype == torch.bfloat16
 
 
 # the same numbers, but for rounding

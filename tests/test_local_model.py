@@ -82,7 +82,7 @@ async def test_texts_of_steps_join_to_the_text_of_all_ids(bytewise: Local, size:
     for i in range(0, len(ids), size):
         done = await forced(bytewise, ids[i : i + size], draft)
         assert "\ufffd" not in done.text
-        draft = Draft(draft, done.text, done.tokens, done.logprobs)
+        draft = Draft(draft, done.text, done.tokens, done.logprobs, vocabulary=done.vocabulary)
     assert draft.text == MANY_BYTES
     assert draft.ids == ids
     assert bytewise.ids(ASK, draft) == bytewise.ids(ASK, ROOT) + ids

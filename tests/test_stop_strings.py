@@ -63,7 +63,11 @@ async def forced(local: Local, ids: tuple[int, ...], stop: str, draft: Draft = R
 async def test_a_stop_string_in_the_text_ends_it(
     local: Local, draft: tuple[int, ...], ids: tuple[int, ...], stop: str, text: str
 ) -> None:
-    before = Draft(ROOT, local.reader.decode(draft).rstrip("\ufffd"), draft) if draft else ROOT
+    before = (
+        Draft(ROOT, local.reader.decode(draft).rstrip("\ufffd"), draft, vocabulary=local.reader.vocabulary)
+        if draft
+        else ROOT
+    )
     done = await forced(local, ids, stop, before)
     assert done.text == text
     assert (done.finish == "stop") == (stop in text)

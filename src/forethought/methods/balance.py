@@ -14,7 +14,7 @@ from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Scope
 from forethought.methods.by import By
-from forethought.methods.simulate import keeping
+from forethought.methods.keeping import keeping
 from forethought.methods.steps import answers_first, by_grade, grade_different
 
 ROUNDING = 1e-9  # what a quotient may exceed a whole number by and still be that number

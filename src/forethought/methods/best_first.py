@@ -14,8 +14,8 @@ from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
+from forethought.methods.keeping import keeping
 from forethought.methods.protocol import Law, Need, methods
-from forethought.methods.simulate import keeping
 from forethought.methods.world import Place, World
 from forethought.tasks.environments import ENVIRONMENTS
 

@@ -11,8 +11,8 @@ from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
+from forethought.methods.keeping import keeping
 from forethought.methods.protocol import Law, Need, methods
-from forethought.methods.simulate import keeping
 from forethought.methods.steps import answers_first, by_grade, families, grade_different
 
 

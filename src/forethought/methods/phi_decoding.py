@@ -17,8 +17,8 @@ from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.chances import distinct, likelihood, softmax
 from forethought.methods.foresight import Pair, agreement, clustered, gains, paired
+from forethought.methods.keeping import keeping
 from forethought.methods.protocol import Law, Need, methods
-from forethought.methods.simulate import keeping
 
 
 @methods.register("phi-decoding")

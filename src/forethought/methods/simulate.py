@@ -6,8 +6,7 @@ schedule can change a search.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from forethought.core.draft import ROOT, Draft
@@ -17,6 +16,7 @@ from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Scope
 from forethought.methods.by import By
+from forethought.methods.keeping import keeping
 from forethought.methods.steps import key
 from forethought.methods.tree import Node, back_up
 
@@ -101,15 +101,3 @@ class Search:
                 ends = await each([Particle(node.draft)], kernel, at)
             self.found += ends
         return self.found
-
-
-@contextmanager
-def keeping(found: list[Particle[Draft]], at: Scope) -> Iterator[None]:
-    """Should the budget or an error end what runs inside, keep `found` beside what the operator that ended has kept."""
-    at.keep(found)
-    try:
-        yield
-    except BaseException:  # also when a deadline cancels it
-        at.keep(found if at.kept is found else [*found, *(at.kept or ())])
-        raise
-    at.keep(found)
