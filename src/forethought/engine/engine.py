@@ -15,6 +15,7 @@ from forethought.core.errors import UsageError
 from forethought.core.registry import require
 from forethought.core.together import together
 from forethought.engine.batch import Batch, Statistics
+from forethought.engine.compute import computed
 from forethought.engine.llama import Llama
 from forethought.engine.pages import pages_of
 from forethought.engine.rows import Hook, Row
@@ -196,7 +197,7 @@ class Engine:
         try:
             await self._gather()
             while not leader.row.done and leader.error is None:
-                await anyio.to_thread.run_sync(self.batch.run, TOKENS_A_HOP)
+                await anyio.to_thread.run_sync(computed, partial(self.batch.run, TOKENS_A_HOP))
                 for waiter in self._waiters:
                     _tell(waiter)
         except Exception as error:  # noqa: BLE001 - raised again by every waiter of the failed step

@@ -50,11 +50,12 @@ class Local:
     @functools.cached_property
     def engine(self) -> Engine:
         with needed():
+            from forethought.engine.compute import computed
             from forethought.engine.engine import KV_BYTES, Engine
             from forethought.engine.weights import load
 
             kv_bytes = KV_BYTES if self._kv_bytes is None else self._kv_bytes
-            model = load(self.path, self._int8)
+            model = computed(lambda: load(self.path, self._int8))
             try:
                 return Engine(model, self._stops, kv_bytes)
             except RuntimeError:  # torch says so of memory that it does not get
