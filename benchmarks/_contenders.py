@@ -1,4 +1,8 @@
-"""Who is compared in `engine.py`: each draws texts from the same weights, and says how many tokens it wrote."""
+"""Who is compared in `engine.py`: each draws texts from the same weights, and says how many tokens it wrote.
+
+All that torch computes for any of them runs in the one thread in which the engine computes, so that none suffers from another's
+OpenMP team; transformers' continuous batching alone insists on a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,12 @@ import anyio
 import torch
 
 from forethought.core.together import together
+from forethought.engine.compute import computed
 from forethought.engine.engine import Engine, Scored
 from forethought.engine.llama import Llama
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
-from forethought.engine.weights import build, load
+from forethought.engine.weights import build, fitted, load
 
 TEMPERATURE = 0.8
 Ids = tuple[int, ...]
@@ -98,14 +103,17 @@ class Transformers:
         self._model, self._judge = model, judge
 
     def _generate(self, texts: Sequence[Ids], new: int, samples: int = 1) -> torch.Tensor:
+        return computed(lambda: self._written(texts, new, samples))
+
+    @torch.inference_mode()
+    def _written(self, texts: Sequence[Ids], new: int, samples: int) -> torch.Tensor:
         length = max(map(len, texts))
         padded = torch.tensor([[*[0] * (length - len(text)), *text] for text in texts])
         mask = torch.tensor([[*[0] * (length - len(text)), *[1] * len(text)] for text in texts])
         how: dict[str, Any] = {"do_sample": True, "temperature": TEMPERATURE, "top_k": 0, "eos_token_id": -1}
-        with torch.inference_mode():
-            done: torch.Tensor = self._model.generate(
-                padded, attention_mask=mask, max_new_tokens=new, num_return_sequences=samples, pad_token_id=0, **how
-            )
+        done: torch.Tensor = self._model.generate(
+            padded, attention_mask=mask, max_new_tokens=new, num_return_sequences=samples, pad_token_id=0, **how
+        )
         return done[:, length:]
 
     def answer(self, asks: Sequence[Ask]) -> int:
@@ -129,8 +137,11 @@ class Transformers:
         return [(*text, *more) for text, more in zip(texts, self._generate(texts, new).tolist(), strict=True)]
 
     def grades(self, drafts: Sequence[Ids]) -> list[float]:
-        with torch.inference_mode():
-            found: list[float] = self._judge(torch.tensor(drafts)).logits[:, -1].softmax(-1)[:, 1].tolist()
+        return computed(lambda: self._graded(drafts))
+
+    @torch.inference_mode()
+    def _graded(self, drafts: Sequence[Ids]) -> list[float]:
+        found: list[float] = self._judge(torch.tensor(drafts)).logits[:, -1].float().softmax(-1)[:, 1].tolist()
         return found
 
 
@@ -192,20 +203,21 @@ class Search:
 
 
 def weights(path: Path, reward: Path | None) -> tuple[Llama, Llama, Any, Any]:
-    """The same weights as our generator and judge and as transformers' models. Without a reward model the judge is the
-    generator with a random head of two labels.
+    """The same weights as our generator and judge and as transformers' models, in the type that is fastest here. Without
+    a reward model the judge is the generator with a random head of two labels.
     """
     from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification
 
-    theirs = _theirs(path)
+    theirs, ours = _theirs(path), load(path)
     if reward is not None:
         judge = LlamaForTokenClassification.from_pretrained(reward, dtype=torch.float32).eval()
-        return load(path), load(reward), theirs, judge
+        return ours, load(reward), theirs.to(ours.dtype), judge
     torch.manual_seed(0)
     judge = LlamaForTokenClassification(LlamaConfig(**theirs.config.to_dict() | {"num_labels": 2})).eval()
     judge.model.load_state_dict(theirs.model.state_dict())
     assert isinstance(theirs, LlamaForCausalLM)
-    return load(path), build(judge.config.to_dict(), judge.state_dict()), theirs, judge
+    our_judge = fitted(build(judge.config.to_dict(), judge.state_dict()))
+    return ours, our_judge, theirs.to(ours.dtype), judge.to(our_judge.dtype)
 
 
 def _theirs(path: Path) -> Any:

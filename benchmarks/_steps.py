@@ -17,6 +17,7 @@ from forethought.engine import llama
 from forethought.engine.batch import Batch
 from forethought.engine.drawing import Drawing
 from forethought.engine.llama import Llama
+from forethought.engine.matrix import times
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 
@@ -47,13 +48,13 @@ def decode(model: Llama, ids: Ids, branches: int, steps: int) -> float:
 def products(model: Llama, branches: int, steps: int) -> float:
     """Tokens a second if a step were nothing but its matrix products: what no engine in this arithmetic can pass."""
     layers = [m for layer in model.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    pairs = [(torch.randn(branches, m.shape[0]), m) for m in (*layers, model.head)]
+    pairs = [(torch.randn(branches, m.shape[0], dtype=m.dtype), m) for m in (*layers, model.head)]
     for x, matrix in pairs:
-        torch.mm(x, matrix)
+        times(x, matrix)
     start = time.perf_counter()
     for _ in range(steps):
         for x, matrix in pairs:
-            torch.mm(x, matrix)
+            times(x, matrix)
     return branches * steps / (time.perf_counter() - start)
 
 

@@ -41,6 +41,7 @@ from _rounds import Case, measure, plot, results
 from _steps import ROOM, decode, parts, products
 from rich.console import Console
 
+from forethought.engine.compute import computed
 from forethought.engine.llama import Llama
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
@@ -94,7 +95,7 @@ class Workloads:
     def __init__(self, name: str, sizes: Sizes, base: Path) -> None:
         self._name, self._sizes, self._base = name, sizes, base
         self._path, reward = paths(name)
-        self._model, self._judge, theirs, their_judge = weights(self._path, reward)
+        self._model, self._judge, theirs, their_judge = computed(lambda: weights(self._path, reward))
         self._ours, self._static = Ours(self._model), Transformers(theirs, their_judge)
         self._continuous = Continuous(theirs)
         self._ids = prompt(self._model, sizes.prompt, 0)
@@ -110,7 +111,7 @@ class Workloads:
         return found | {server.name: self._house(server)}
 
     def b(self) -> dict[str, Case]:
-        small = Ours(load(self._path, int8=True), name="forethought, int8")
+        small = Ours(computed(lambda: load(self._path, int8=True)), name="forethought, int8")
         all_of_them = (self._ours, self._static, self._continuous, small, self._server(1))
         return {c.name: answering(c, [Ask(self._ids, 1, self._sizes.new)]) for c in all_of_them}
 
@@ -154,7 +155,7 @@ class Workloads:
 
         def timed(known: int, _: int) -> dict[str, float]:
             ids = prompt(self._model, known, known)
-            return parts(self._model, ids, s.samples, s.steps, time.perf_counter)
+            return computed(lambda: parts(self._model, ids, s.samples, s.steps, time.perf_counter))
 
         return {str(n): partial(timed, n) for n in (min(n, longest) for n in s.prefixes)}
 
@@ -164,13 +165,13 @@ class Workloads:
     def _decoding(self, branches: int, tail: str) -> dict[str, Case]:
         steps = max(self._sizes.steps, min(32, 64 // branches))
         return {
-            f"engine{tail}": lambda _: decode(self._model, self._ids, branches, steps),
-            f"bare products{tail}": lambda _: products(self._model, branches, steps),
+            f"engine{tail}": lambda _: computed(lambda: decode(self._model, self._ids, branches, steps)),
+            f"bare products{tail}": lambda _: computed(lambda: products(self._model, branches, steps)),
         }
 
     def _server(self, slots: int) -> LlamaCpp:
         s, (_, _, steps, size) = self._sizes, self._sizes.beam
-        file = readable(self._path, Path(gettempdir()) / "engine-gguf")
+        file = computed(lambda: readable(self._path, Path(gettempdir()) / "engine-gguf"))
         return LlamaCpp(file, slots, s.prompt + max(s.new, steps * size), torch.get_num_threads())
 
     def _house(self, server: LlamaCpp) -> Case:

@@ -6,12 +6,14 @@ python benchmarks/engine_int8.py --tokens 512
 from __future__ import annotations
 
 import math
+from functools import partial
 from statistics import fmean
 
 import anyio
 from _common import ROOT, Measured, machine, options, report
 from engine import paths
 
+from forethought.engine.compute import computed
 from forethought.engine.engine import Engine
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
@@ -34,7 +36,8 @@ def main() -> None:
     reader, found = Reader(path), list[Measured]()
     texts = [reader.encode(page.read_text())[: asked.tokens] for page in sorted(ROOT.glob("docs/*.md"))]
     for name, int8 in (("fp32", False), ("int8", True)):
-        engine = Engine(load(path, int8), lambda row: False)
+        model = computed(partial(load, path, int8))
+        engine = Engine(model, lambda row: False)
         values = [anyio.run(perplexities, engine, ids) for ids in texts]
         found.append(Measured(f"perplexity, {name}, read", "", [read for read, _ in values]))
         found.append(Measured(f"perplexity, {name}, written", "", [written for _, written in values]))

@@ -17,6 +17,7 @@ from _contenders import prompt
 from _steps import ROOM, parts, products
 from engine import model as chosen
 
+from forethought.engine.compute import computed
 from forethought.engine.llama import Llama
 
 
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    computed(main)

@@ -18,10 +18,10 @@ from pathlib import Path
 import anyio
 import torch
 from _common import Measured, interleaved, machine, options, ratios, report
-from torch import Tensor
-from torch.nn import functional as F
+from _steps import products
 
 from forethought.core.draft import ROOT
+from forethought.engine.compute import computed
 from forethought.engine.engine import Engine
 from forethought.engine.llama import Llama
 from forethought.engine.sampling import Sampling
@@ -57,21 +57,9 @@ def engine_speed(model: Llama, ids: Sequence[int], branches: int) -> float:
     return branches * TOKENS / (time.perf_counter() - start)
 
 
-def weights(model: Llama) -> list[Tensor]:
-    """Every matrix that a token is multiplied with."""
-    layers = [m.t() for layer in model.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    return [*layers, model.head.t()]
-
-
-@torch.inference_mode()
 def ceiling(model: Llama, branches: int) -> float:
-    """Tokens a second if a step were nothing but its matrix products."""
-    pairs = [(torch.randn(branches, m.shape[1]), m) for m in weights(model)]
-    start = time.perf_counter()
-    for _ in range(TOKENS):
-        for x, matrix in pairs:
-            F.linear(x, matrix)
-    return branches * TOKENS / (time.perf_counter() - start)
+    """Tokens a second of the matrix products alone, in the thread in which the engine has its own."""
+    return computed(lambda: products(model, branches, TOKENS))
 
 
 def main() -> None:

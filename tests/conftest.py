@@ -23,7 +23,7 @@ def fp32() -> Iterator[None]:
     from forethought.engine import placement, weights
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "best", lambda: placement.PLAIN)
+        patch.setattr(weights, "best", lambda parameters: placement.PLAIN)
         yield
 
 

@@ -21,7 +21,7 @@ from forethought.core.cost import Cost
 from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.scope import Call
-from forethought.engine import batch
+from forethought.engine import batch, matrix
 from forethought.engine.batch import SLOTS
 from forethought.engine.engine import TOKENS_A_HOP, Engine
 from forethought.engine.pages import PAGE
@@ -170,6 +170,15 @@ def test_logits_and_greedy_text_are_those_of_transformers(kind: str, tmp_path: P
 @torch.inference_mode()
 def test_families_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     check_against(tiny.of_family(family, tmp_path), tmp_path, 200)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@torch.inference_mode()
+def test_packed_matrices_change_nothing(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix, "PACKED", 1)
+    theirs = tiny.of_family(family, tmp_path)
+    assert type(load(tmp_path).layers[0].qkv) is matrix.Packed
+    check_against(theirs, tmp_path, 24)
 
 
 def test_parameters_are_counted_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.engine import attention, weights
 from forethought.engine.engine import Engine
 from forethought.engine.llama import Llama
-from forethought.engine.placement import PLAIN, Placement, best, placed, sent, told
+from forethought.engine.placement import PLAIN, SMALL, Placement, best, placed, sent, told
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
@@ -65,17 +65,18 @@ def test_the_hardware_decides(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
-    assert best() == Placement(torch.device(want[0]), want[1])
+    assert best(SMALL) == Placement(torch.device(want[0]), want[1])
+    assert best(SMALL - 1) == (best(SMALL) if gpu else PLAIN)
 
 
 def test_an_older_torch_that_cannot_tell_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert best() == PLAIN
+    assert best(SMALL) == PLAIN
 
 
 def test_a_model_goes_where_it_runs_best(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(weights, "best", lambda: BF16)
+    monkeypatch.setattr(weights, "best", lambda parameters: BF16)
     model = Local(folder).engine.model
     assert model.dtype == torch.bfloat16
     assert {m.dtype for layer in model.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)} == {
@@ -217,7 +218,7 @@ async def test_fp32_on_a_gpu_is_fp32(folder: Path) -> None:
 
 @pytest.fixture
 def forced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Placement], None]:
-    return lambda where: monkeypatch.setattr(weights, "best", lambda: where)
+    return lambda where: monkeypatch.setattr(weights, "best", lambda parameters: where)
 
 
 @pytest.mark.parametrize("where", HALF)

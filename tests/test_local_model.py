@@ -24,7 +24,7 @@ from forethought.core.errors import UsageError
 from forethought.core.scope import Call
 from forethought.engine import batch
 from forethought.engine.engine import Engine
-from forethought.engine.matrix import Int8, add_times, times
+from forethought.engine.matrix import Int8, Packed, add_times, packed, times
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
@@ -314,6 +314,30 @@ def test_eight_bits_are_near(rows: int, width: int) -> None:
     whole = total.clone()
     add_times(whole, x, Int8.of(matrix))
     assert torch.equal(whole, total + found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, 64, 100])
+def test_packed_matrices_are_the_same_matrices(rows: int, dtype: torch.dtype) -> None:
+    weights = torch.randn(640, 128).to(dtype).t()
+    laid = packed(weights)
+    if dtype == torch.float32:
+        assert isinstance(laid, Packed)  # in bfloat16 only where the processor computes in it
+    assert (laid.shape, laid.dtype) == (weights.shape, dtype)
+    x, bias, total = torch.randn(rows, 128), torch.randn(640).to(dtype), torch.randn(rows, 640)
+    want = x.to(dtype).float() @ weights.float()
+    for found, exact in ((times(x, laid), want), (times(x, laid, bias), want + bias.float())):
+        assert found.dtype == dtype
+        assert (found.float() - exact).abs().max() <= 8 * torch.finfo(
+            dtype
+        ).eps * exact.abs().max()  # orders of summation
+    whole = total.clone()
+    add_times(whole, x, laid)
+    assert torch.equal(whole, total + times(x, laid))
+
+
+def test_small_matrices_are_not_packed() -> None:
+    assert isinstance(packed(torch.randn(128, 511)), torch.Tensor)
 
 
 async def test_a_model_in_eight_bits(folder: Path) -> None:

@@ -20,13 +20,16 @@ class Placement(NamedTuple):
 
 
 PLAIN = Placement(torch.device("cpu"), torch.float32)
+SMALL = 1 << 24  # parameters: what bfloat16 saves in the products of smaller models, its conversions cost on a CPU
 
 
-def best() -> Placement:
-    """A GPU if there is one, and bfloat16 where the hardware computes in it: elsewhere it is slower than fp32."""
+def best(parameters: int) -> Placement:
+    """A GPU if there is one, and bfloat16 where the hardware computes in it and the model is large enough to gain by it."""
     if torch.cuda.is_available():
         there = torch.cuda.is_bf16_supported(including_emulation=False)
         return Placement(torch.device("cuda"), torch.bfloat16 if there else torch.float32)
+    if parameters < SMALL:
+        return PLAIN
     told: dict[str, object] = getattr(
         torch.cpu, "get_capabilities", dict
     )()  # a torch that cannot tell computes in fp32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from forethought.core.errors import UsageError
 from forethought.engine.llama import Layer, Llama, Shape
-from forethought.engine.matrix import Int8
+from forethought.engine.matrix import Int8, Matrix, packed
 from forethought.engine.placement import Placement, best, placed
 from forethought.engine.sizes import check_sizes, sizes
 
@@ -29,7 +29,7 @@ def load(path: Path, int8: bool = False, where: Placement | None = None) -> Llam
     """
     try:
         model = _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
-        return _in_int8(model) if int8 else placed(model, where or best())
+        return _with(model, Int8.of) if int8 else fitted(model, where)
     except (UsageError, ImportError):
         raise
     except KeyError as error:
@@ -39,13 +39,20 @@ def load(path: Path, int8: bool = False, where: Placement | None = None) -> Llam
         raise UsageError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from None
 
 
-def _in_int8(model: Llama) -> Llama:
+def fitted(model: Llama, where: Placement | None = None) -> Llama:
+    """A model as `build` makes it `where` it runs best, its matrices as they are read fastest there."""
+    return _with(placed(model, where or best(model.shape.parameters)), packed)
+
+
+def _with(model: Llama, made: Callable[[Tensor], Matrix]) -> Llama:
+    """The model with other matrices; a head of labels stays as it is."""
+
     def layer(of: Layer) -> Layer:
         names = ("qkv", "out", "gate_up", "down")
-        return replace(of, **{name: Int8.of(getattr(of, name)) for name in names})  # type: ignore[arg-type]
+        return replace(of, **{name: made(getattr(of, name)) for name in names})  # type: ignore[arg-type]
 
     assert isinstance(model.head, Tensor)
-    head = model.head if model.classifies else Int8.of(model.head)
+    head = model.head if model.classifies else made(model.head)
     return replace(model, layers=tuple(map(layer, model.layers)), head=head)
 
 

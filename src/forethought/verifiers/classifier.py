@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from forethought.core.errors import ModelError, UsageError
 from forethought.core.problem import Problem
 from forethought.core.registry import require
 from forethought.core.scope import Call
+from forethought.engine.compute import computed
 from forethought.models.local import fingerprint, needed
 from forethought.tasks.protocol import Task
 from forethought.verifiers.asking import written
@@ -104,7 +104,6 @@ class Loaded:
     def __init__(self, model: Any, tokenizer: Any, weights: str) -> None:
         self.tokenizer, self.weights, self._model = tokenizer, weights, model
         self._open: Batch | None = None
-        self._lock = threading.Lock()
 
     async def read(self, ids: list[int]) -> Any:
         """The chances of one text. The first to come reads for all that come in the same pass of the loop, even cancelled."""
@@ -128,7 +127,7 @@ class Loaded:
                 await anyio.lowlevel.checkpoint()
             finally:  # also where asyncio itself cancels, which no shield keeps off
                 self._open = None
-            batch.chances = await to_thread.run_sync(self._forward, batch.rows)
+            batch.chances = await to_thread.run_sync(computed, functools.partial(self._forward, batch.rows))
         except Exception as error:  # noqa: BLE001 - not swallowed: raised again to everyone who waits
             batch.error = error
         except BaseException:
@@ -140,7 +139,7 @@ class Loaded:
     def _forward(self, rows: list[list[int]]) -> list[Any]:
         import torch
 
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             return [chances for i in range(0, len(rows), ROWS) for chances in self._chances(rows[i : i + ROWS])]
 
     def _chances(self, rows: list[list[int]]) -> list[Any]:
@@ -166,7 +165,7 @@ def loaded(path: str) -> Loaded:
 
         try:
             weights = fingerprint(Path(path)) if Path(path).is_dir() else ""
-            return Loaded(classifier(path), AutoTokenizer.from_pretrained(path), weights)
+            return Loaded(computed(lambda: classifier(path)), AutoTokenizer.from_pretrained(path), weights)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             why = str(error).strip().partition("\n")[0]
             raise UsageError(f"classifier: {path} holds no classifier that transformers can read: {why}") from None
