@@ -21,6 +21,7 @@ from forethought.core.together import together
 from forethought.engine.compute import computed
 from forethought.engine.engine import Engine, Scored
 from forethought.engine.llama import Llama
+from forethought.engine.placement import best
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import build, fitted, load
@@ -48,8 +49,7 @@ def one_each(asks: Sequence[Ask]) -> list[Ask]:
 class Ours:
     """This engine, a new one for each run: nothing is known from the run before."""
 
-    def __init__(self, model: Llama, rows: int = 64, name: str = "forethought") -> None:
-        self.name = name
+    def __init__(self, model: Llama, rows: int = 64) -> None:
         self.model, self._rows = replace(model, eos=frozenset()), rows
 
     def engine(self) -> Engine:
@@ -97,9 +97,7 @@ class Judge:
 class Transformers:
     """`transformers.generate`: samples of one prompt as `num_return_sequences`, different prompts as a padded batch."""
 
-    name = "transformers.generate"
-
-    def __init__(self, model: Any, judge: Any) -> None:
+    def __init__(self, model: Any, judge: Callable[[], Any]) -> None:
         self._model, self._judge = model, judge
 
     def _generate(self, texts: Sequence[Ids], new: int, samples: int = 1) -> torch.Tensor:
@@ -141,14 +139,12 @@ class Transformers:
 
     @torch.inference_mode()
     def _graded(self, drafts: Sequence[Ids]) -> list[float]:
-        found: list[float] = self._judge(torch.tensor(drafts)).logits[:, -1].float().softmax(-1)[:, 1].tolist()
+        found: list[float] = self._judge()(torch.tensor(drafts)).logits[:, -1].float().softmax(-1)[:, 1].tolist()
         return found
 
 
 class Continuous:
     """Transformers' continuous batching."""
-
-    name = "transformers continuous"
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -202,25 +198,29 @@ class Search:
         self._texts = [(*self._ids, *known[i : i + new]) for i in range(self._width)]
 
 
-def weights(path: Path, reward: Path | None) -> tuple[Llama, Llama, Any, Any]:
-    """The same weights as our generator and judge and as transformers' models, in the type that is fastest here. Without
-    a reward model the judge is the generator with a random head of two labels.
+def theirs(path: Path) -> Any:
+    """Transformers' model of these weights, in the type in which ours computes."""
+    model = _read(path)
+    return model.to(best(model.num_parameters()).dtype)
+
+
+def judges(path: Path, reward: Path | None) -> tuple[Llama, Any]:
+    """Our reward model and transformers', of the same weights. Where there is none it is the generator with a random head of
+    two labels.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification
+    from transformers import LlamaConfig, LlamaForTokenClassification
 
-    theirs, ours = _theirs(path), load(path)
     if reward is not None:
-        judge = LlamaForTokenClassification.from_pretrained(reward, dtype=torch.float32).eval()
-        return ours, load(reward), theirs.to(ours.dtype), judge
+        return load(reward), LlamaForTokenClassification.from_pretrained(reward, dtype=torch.float32).eval()
+    generator = _read(path)
     torch.manual_seed(0)
-    judge = LlamaForTokenClassification(LlamaConfig(**theirs.config.to_dict() | {"num_labels": 2})).eval()
-    judge.model.load_state_dict(theirs.model.state_dict())
-    assert isinstance(theirs, LlamaForCausalLM)
-    our_judge = fitted(build(judge.config.to_dict(), judge.state_dict()))
-    return ours, our_judge, theirs.to(ours.dtype), judge.to(our_judge.dtype)
+    judge = LlamaForTokenClassification(LlamaConfig(**generator.config.to_dict() | {"num_labels": 2})).eval()
+    judge.model.load_state_dict(generator.model.state_dict())
+    ours = fitted(build(judge.config.to_dict(), judge.state_dict()))
+    return ours, judge.to(ours.dtype)
 
 
-def _theirs(path: Path) -> Any:
+def _read(path: Path) -> Any:
     from transformers import AutoConfig, LlamaForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
@@ -233,7 +233,7 @@ def _theirs(path: Path) -> Any:
     return model
 
 
-def prompt(model: Llama, length: int, seed: int) -> Ids:
-    """Random tokens: what they say does not matter for speed."""
+def prompt(length: int, seed: int) -> Ids:
+    """Random tokens that every model has: what they say does not matter for speed."""
     rng = random.Random(seed)
-    return tuple(rng.randrange(10, model.vocabulary) for _ in range(length))
+    return tuple(rng.randrange(10, 60) for _ in range(length))

@@ -23,7 +23,8 @@ class LlamaCpp:
         params.warmup, params.verbosity = False, -1
         for pool in (params.cpuparams, params.cpuparams_batch):
             pool.n_threads = threads
-        self._server, self.slots, self.name = xllamacpp.Server(params), slots, f"llama.cpp, {slots} slots"
+        self._server, self.slots = xllamacpp.Server(params), slots
+        self._known = set[Ids]()
 
     def _complete(self, ids: Ids, new: int, seed: int) -> Ids:
         body = {"prompt": list(ids), "n_predict": new, "temperature": TEMPERATURE, "seed": seed, "ignore_eos": True}
@@ -44,6 +45,12 @@ class LlamaCpp:
         every = one_each(asks)
         with ThreadPoolExecutor(len(every)) as pool:
             return sum(pool.map(one, every, range(len(every))))
+
+    def know(self, ids: Ids) -> None:
+        """Read a prompt in all slots, once."""
+        if ids not in self._known:
+            self.answer([Ask(ids, self.slots, 1)])
+            self._known.add(ids)
 
     def extend(self, texts: Sequence[Ids], new: int, seed: int) -> list[Ids]:
         """The texts, each with so many tokens more."""

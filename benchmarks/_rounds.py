@@ -20,23 +20,22 @@ GOALS = {
 FLAT, MOST = 1.15, 1.02  # a step without attention, longest over shortest; computed over unique tokens
 LINEAR = 1.15  # what a branch or a new token costs, where there are many, over where there are few
 Case = Callable[[int], float | dict[str, float]]  # does round `turn`: how much work it was, or figures of its own
+Round = Callable[[int], dict[str, float]]  # the figures of round `turn`
 Rounds = Mapping[str, Sequence[Mapping[str, float]]]
 
 
-def measure(
-    which: str, found: Mapping[str, Case], rounds: int, file: Path, before: Mapping[str, Any]
-) -> dict[str, Any]:
+def measure(found: Mapping[str, Round], rounds: int, file: Path, before: Mapping[str, Any]) -> dict[str, Any]:
     """Round by round and contender by contender, every other round backwards. What the file has is not measured again."""
     kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"machine": before, "rounds": {}}
-    warm = {""} if rounds == 1 else set[str]()
+    warm = set[str]()
     for turn in range(rounds):
         for name in list(found)[:: -1 if turn % 2 else 1]:
             values = kept["rounds"].setdefault(name, [])
             if len(values) > turn:
                 continue
-            told = _once(which, found[name], turn)
+            told = found[name](turn)
             if rounds > 1 and name not in warm and told["wall"] < WARM:
-                told = _once(which, found[name], turn)
+                told = found[name](turn)
             warm.add(name)
             values.append(told)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +43,8 @@ def measure(
     return kept
 
 
-def _once(which: str, case: Case, turn: int) -> dict[str, float]:
+def once(which: str, case: Case, turn: int) -> dict[str, float]:
+    """One round, with what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     work = case(turn)
     spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}

@@ -16,7 +16,7 @@ from functools import partial
 import anyio
 import torch
 from _common import Measured, machine, options, report
-from engine import paths
+from _workloads import paths
 
 from forethought.core.draft import ROOT
 from forethought.core.together import together

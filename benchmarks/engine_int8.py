@@ -11,7 +11,7 @@ from statistics import fmean
 
 import anyio
 from _common import ROOT, Measured, machine, options, report
-from engine import paths
+from _workloads import paths
 
 from forethought.engine.compute import computed
 from forethought.engine.engine import Engine

@@ -15,7 +15,7 @@ import torch
 from _common import Measured, machine, options, report
 from _contenders import prompt
 from _steps import ROOM, parts, products
-from engine import model as chosen
+from _workloads import model as chosen
 
 from forethought.engine.compute import computed
 from forethought.engine.llama import Llama
@@ -23,7 +23,7 @@ from forethought.engine.llama import Llama
 
 def step(model: Llama, prefix: int, branches: int, steps: int) -> dict[str, float]:
     """CPU milliseconds of one step, of its parts and of its bare products."""
-    spent = parts(model, prompt(model, prefix, prefix), branches, steps, time.process_time)
+    spent = parts(model, prompt(prefix, prefix), branches, steps, time.process_time)
     start = time.process_time()
     products(model, branches, steps)
     return spent | {"bare products": 1000 * (time.process_time() - start) / (steps + 1)}  # one of them warms up
