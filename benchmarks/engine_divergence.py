@@ -2,6 +2,7 @@
 
     python benchmarks/engine_divergence.py --model reasoner
     python benchmarks/engine_divergence.py --model smollm2       # a single stream for most of the time: ten minutes or so
+    python benchmarks/engine_divergence.py --model smollm2 --fp32
 
 A row's random numbers are its own; what differs is the rounding of matrix products of other heights. A token differs where
 its draw falls within that on an edge between two tokens. Tokens behind the first that differs are not compared.
@@ -20,10 +21,13 @@ from _workloads import paths
 
 from forethought.core.draft import ROOT
 from forethought.core.together import together
+from forethought.engine.compute import computed
 from forethought.engine.engine import Engine
 from forethought.engine.llama import Llama
+from forethought.engine.placement import PLAIN
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
+from forethought.engine.weights import load
 from forethought.models.local import Local
 from forethought.tasks.chain import Chain
 
@@ -73,10 +77,12 @@ def compared(alone: Sequence[Row], others: Sequence[Row]) -> Compared:
 def main() -> None:
     parser = options(__doc__ or "", 1)
     parser.add_argument("--model", default="reasoner", choices=list(PROBLEMS))
+    parser.add_argument("--fp32", action="store_true", help="on processors that have bfloat16, too")
     asked = parser.parse_args()
     before = machine() | {"threads": torch.get_num_threads()}
     local, found = Local(paths(asked.model)[0]), list[Measured]()
-    texts, model = prompts(local, PROBLEMS[asked.model]), local.engine.model
+    texts = prompts(local, PROBLEMS[asked.model])
+    model = computed(lambda: load(local.path, where=PLAIN if asked.fp32 else None))
     alone = drawn(model, texts, 1)
     for neighbours in NEIGHBOURS:
         told = compared(alone, drawn(model, texts, neighbours + 1))
@@ -85,7 +91,8 @@ def main() -> None:
         found.append(Measured(name + f"texts of {len(alone)} that differ", "", [told.texts]))
         found.append(Measured(name + "a million tokens", "", [1e6 * told.texts / told.tokens]))
         found.append(Measured(name + "log-probabilities off by at most", "", [told.distance]))
-    report(f"engine-{asked.model}-divergence", found, before, asked.json)
+    kind = str(model.dtype).removeprefix("torch.")
+    report(f"engine-{asked.model}-divergence-{kind}", found, before, asked.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What eight bits cost: perplexity of this project's own pages under smollm2, read at once and written token by token.
+"""What fewer bits cost: perplexity of this project's own pages under smollm2, read at once and written token by token.
 
 python benchmarks/engine_int8.py --tokens 512
 """
@@ -10,11 +10,13 @@ from functools import partial
 from statistics import fmean
 
 import anyio
+import torch
 from _common import ROOT, Measured, machine, options, report
 from _workloads import paths
 
 from forethought.engine.compute import computed
 from forethought.engine.engine import Engine
+from forethought.engine.placement import PLAIN
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
 from forethought.models.reading import Reader
@@ -35,8 +37,9 @@ def main() -> None:
     before, (path, _) = machine(), paths("smollm2")
     reader, found = Reader(path), list[Measured]()
     texts = [reader.encode(page.read_text())[: asked.tokens] for page in sorted(ROOT.glob("docs/*.md"))]
-    for name, int8 in (("fp32", False), ("int8", True)):
-        model = computed(partial(load, path, int8))
+    half = PLAIN._replace(dtype=torch.bfloat16)
+    for name, int8, where in (("fp32", False, PLAIN), ("bf16", False, half), ("int8", True, None)):
+        model = computed(partial(load, path, int8, where))
         engine = Engine(model, lambda row: False)
         values = [anyio.run(perplexities, engine, ids) for ids in texts]
         found.append(Measured(f"perplexity, {name}, read", "", [read for read, _ in values]))

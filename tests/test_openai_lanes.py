@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import anyio
 import pytest
 
+from forethought.api import solve_sync
 from forethought.core.errors import ModelError
 from forethought.models import openai_wire
 from forethought.models.openai import OpenAI
@@ -133,3 +134,12 @@ async def test_closing_ends_what_is_under_way() -> None:
 async def failing(model: OpenAI) -> None:
     with pytest.raises((ModelError, anyio.ClosedResourceError)):
         await model.extend(Request(FRUITS), call())
+
+
+def test_scripts_leave_no_connection_open() -> None:
+    with Counting(delay=0.02).serve() as endpoint:
+        model = OpenAI("toy", endpoint.url)
+        for seed in (1, 2):
+            solve_sync("Name a fruit.", model=model, method="sample(n=8)", seed=seed)
+            assert anyio.run(endpoint.closed)
+        assert endpoint.opened >= 16

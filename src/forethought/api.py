@@ -19,7 +19,7 @@ from forethought.core.scope import Failures
 from forethought.core.store import RunStore
 from forethought.many import solve_all
 from forethought.methods import Method
-from forethought.models.protocol import Model
+from forethought.models.protocol import Model, close_opened
 from forethought.selection import Selection
 from forethought.solving import Solution, solve_with
 from forethought.tasks.protocol import Task
@@ -104,11 +104,18 @@ def check_seed(seed: object) -> None:
 
 
 def blocking(function: Callable[P, Awaitable[R]]) -> Callable[P, R]:
-    """The same function for scripts: it runs its own event loop."""
+    """The same function for scripts: it runs its own event loop, behind which no connection stays open."""
+
+    async def whole(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await close_opened()
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        return anyio.run(partial(function, *args, **kwargs))
+        return anyio.run(partial(whole, *args, **kwargs))
 
     run.__name__ = run.__qualname__ = f"{function.__name__}_sync"
     run.__doc__ = f"`{function.__name__}` for scripts: runs its own event loop."

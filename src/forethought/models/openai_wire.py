@@ -14,6 +14,7 @@ import httpx2
 from anyio.lowlevel import RunVar
 
 from forethought.core.errors import ModelError, UsageError
+from forethought.models.protocol import opened
 
 ATTEMPTS = 5
 LONGEST_WAIT = 60.0  # seconds; a server that asks for more is not waited for
@@ -116,6 +117,7 @@ class Wire:
         if lanes is None:
             lanes = Lanes(self._headers, self._timeout, self.base_url.startswith("https:"))
             self._lanes.set(lanes)
+            opened(self)
         return lanes
 
     async def aclose(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from anyio.lowlevel import RunVar
+
 from forethought.core.cost import ZERO, Cost
 from forethought.core.draft import ROOT, Draft
 from forethought.core.problem import Message
@@ -165,6 +167,21 @@ async def close(model: object) -> None:
     """Close what a model has open, if it has anything."""
     if isinstance(model, Closes):
         await model.aclose()
+
+
+_OPEN: RunVar[list[Closes]] = RunVar("open")
+
+
+def opened(by: Closes) -> None:
+    """Have it closed when the work of this event loop is over."""
+    _OPEN.set([*_OPEN.get([]), by])
+
+
+async def close_opened() -> None:
+    """Close what was opened in this event loop."""
+    for by in _OPEN.get([]):
+        await by.aclose()
+    _OPEN.set([])
 
 
 @runtime_checkable
