@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Mapping
+from pickle import dumps, loads
 from typing import Any, NamedTuple, Protocol
 
 from forethought.core.cost import ZERO, Cost
@@ -37,17 +38,31 @@ class Trace(Protocol):
 
 
 class MemoryTrace:
-    """A trace that lasts as long as the process; also one that replays given events."""
+    """A trace that lasts as long as the process; also one that replays given events.
+
+    Events are kept pickled: where 100,000s of objects live, the garbage collector takes a third of the time of a large search
+    looking at them.
+    """
 
     def __init__(self, earlier: Iterable[Event] = ()) -> None:
-        self.events: list[Event] = []
+        self._pickled: list[bytes] = []
         self._earlier = {(event.place, event.kind): event for event in earlier}
+
+    @property
+    def events(self) -> list[Event]:
+        """What was recorded, in order."""
+        return [
+            Event(place, kind, start, Cost(*cost), data) for place, kind, start, cost, data in map(loads, self._pickled)
+        ]
 
     def recorded(self, place: Path, kind: str) -> Event | None:
         return self._earlier.get((place, kind))
 
     async def write(self, event: Event) -> None:
-        self.events.append(event)
+        self.note(event)
 
     def note(self, event: Event) -> None:
-        self.events.append(event)
+        place, kind, start, cost, data = event
+        self._pickled.append(
+            dumps((place, kind, start, (*cost,), data), -1)
+        )  # plain tuples: half the time of the classes
