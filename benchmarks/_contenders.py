@@ -42,6 +42,20 @@ class Ask:
     at: float = 0.0
 
 
+class Waited:
+    """Seconds from when texts were asked for to when they were there."""
+
+    def __init__(self) -> None:
+        self.seconds, self._start = list[float](), time.perf_counter()
+
+    def now(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start
+
+    def done(self, ask: Ask) -> None:
+        self.seconds.append(self.now() - ask.at)
+
+
 def one_each(asks: Sequence[Ask]) -> list[Ask]:
     return [replace(ask, samples=1) for ask in asks for _ in range(ask.samples)]
 
@@ -55,17 +69,16 @@ class Ours:
     def engine(self) -> Engine:
         return Engine(self.model, lambda row: False, rows=self._rows)
 
-    def answer(self, asks: Sequence[Ask]) -> int:
-        engine = self.engine()
-        anyio.run(self._answer, engine, asks)
-        return sum(ask.samples * ask.new for ask in asks)
+    def answer(self, asks: Sequence[Ask]) -> list[float]:
+        waited = Waited()
+        anyio.run(self._answer, self.engine(), asks, waited)
+        return waited.seconds
 
-    async def _answer(self, engine: Engine, asks: Sequence[Ask]) -> None:
-        start = time.perf_counter()
-
+    async def _answer(self, engine: Engine, asks: Sequence[Ask], waited: Waited) -> None:
         async def one(ask: Ask, seed: int) -> None:
-            await anyio.sleep(max(0.0, ask.at - (time.perf_counter() - start)))
+            await anyio.sleep(max(0.0, ask.at - waited.now()))
             await engine.generate(ask.ids, Sampling(ask.new, TEMPERATURE), seed)
+            waited.done(ask)
 
         async with anyio.create_task_group() as tasks:
             for seed, ask in enumerate(one_each(asks)):
@@ -114,21 +127,20 @@ class Transformers:
         )
         return done[:, length:]
 
-    def answer(self, asks: Sequence[Ask]) -> int:
+    def answer(self, asks: Sequence[Ask]) -> list[float]:
         """Static batching: whoever has come when the machine is free is one batch of up to 64, as long as its longest."""
-        waiting = one_each(asks)
+        waiting, waited = one_each(asks), Waited()
         if len(asks) == 1:
             self._generate([asks[0].ids], asks[0].new, asks[0].samples)
-            return asks[0].samples * asks[0].new
-        start = time.perf_counter()
+            return [waited.now()] * asks[0].samples
         while waiting:
-            now = time.perf_counter() - start
-            if waiting[0].at > now:
-                time.sleep(waiting[0].at - now)
-            batch = [ask for ask in waiting[:64] if ask.at <= time.perf_counter() - start]
+            time.sleep(max(0.0, waiting[0].at - waited.now()))
+            batch = [ask for ask in waiting[:64] if ask.at <= waited.now()]
             self._generate([ask.ids for ask in batch], max(ask.new for ask in batch))
+            for ask in batch:
+                waited.done(ask)
             del waiting[: len(batch)]
-        return sum(ask.samples * ask.new for ask in asks)
+        return waited.seconds
 
     def extend(self, texts: Sequence[Ids], new: int, seed: int) -> list[Ids]:
         """The texts, all of one length, each with so many tokens more."""
@@ -149,10 +161,10 @@ class Continuous:
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def answer(self, asks: Sequence[Ask]) -> int:
+    def answer(self, asks: Sequence[Ask]) -> list[float]:
         from transformers import ContinuousBatchingConfig, GenerationConfig
 
-        (ask,) = asks
+        (ask,), waited = asks, Waited()
         how = GenerationConfig(
             max_new_tokens=ask.new, do_sample=True, temperature=TEMPERATURE, top_k=0, eos_token_id=-1, pad_token_id=0
         )
@@ -164,7 +176,8 @@ class Continuous:
             continuous_batching_config=batching,
             progress_bar=False,
         )
-        return sum(len(output.generated_tokens) for output in done.values())
+        assert all(len(output.generated_tokens) == ask.new for output in done.values())
+        return [waited.now()] * len(done)
 
 
 class Search:
@@ -200,7 +213,7 @@ class Search:
 
 def theirs(path: Path) -> Any:
     """Transformers' model of these weights, in the type in which ours computes."""
-    model = _read(path)
+    model = read(path)
     return model.to(best(model.num_parameters()).dtype)
 
 
@@ -212,7 +225,7 @@ def judges(path: Path, reward: Path | None) -> tuple[Llama, Any]:
 
     if reward is not None:
         return load(reward), LlamaForTokenClassification.from_pretrained(reward, dtype=torch.float32).eval()
-    generator = _read(path)
+    generator = read(path)
     torch.manual_seed(0)
     judge = LlamaForTokenClassification(LlamaConfig(**generator.config.to_dict() | {"num_labels": 2})).eval()
     judge.model.load_state_dict(generator.model.state_dict())
@@ -220,7 +233,8 @@ def judges(path: Path, reward: Path | None) -> tuple[Llama, Any]:
     return ours, judge.to(ours.dtype)
 
 
-def _read(path: Path) -> Any:
+def read(path: Path) -> Any:
+    """Transformers' model of a folder or of a GGUF file, in fp32."""
     from transformers import AutoConfig, LlamaForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from _contenders import TEMPERATURE, Ask, Ids, one_each
+from _contenders import TEMPERATURE, Ask, Ids, Waited, one_each, read
 
 
 class LlamaCpp:
@@ -34,17 +34,19 @@ class LlamaCpp:
             raise RuntimeError(f"llama.cpp refused {len(ids)} tokens and {new} new ones: {told}")
         return tuple(told["__verbose"]["tokens"])
 
-    def answer(self, asks: Sequence[Ask]) -> int:
+    def answer(self, asks: Sequence[Ask]) -> list[float]:
         """Each request is sent when it comes."""
-        start = time.perf_counter()
+        waited = Waited()
 
-        def one(ask: Ask, seed: int) -> int:
-            time.sleep(max(0.0, ask.at - (time.perf_counter() - start)))
-            return len(self._complete(ask.ids, ask.new, seed))
+        def one(ask: Ask, seed: int) -> None:
+            time.sleep(max(0.0, ask.at - waited.now()))
+            assert len(self._complete(ask.ids, ask.new, seed)) == ask.new
+            waited.done(ask)
 
         every = one_each(asks)
         with ThreadPoolExecutor(len(every)) as pool:
-            return sum(pool.map(one, every, range(len(every))))
+            list(pool.map(one, every, range(len(every))))
+        return waited.seconds
 
     def know(self, ids: Ids) -> None:
         """Read a prompt in all slots, once."""
@@ -59,14 +61,11 @@ class LlamaCpp:
             return [(*text, *tokens) for text, tokens in zip(texts, more, strict=True)]
 
 
-def readable(path: Path, where: Path) -> Path:
-    """The model as a GGUF file: itself, or its weights in half precision in the folder `where`."""
-    if path.suffix == ".gguf":
-        return path
+def halved(path: Path, where: Path) -> Path:
+    """The model's weights in half precision as a GGUF file in the folder `where`."""
     from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
-    from transformers import LlamaForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(path)
+    model = read(path)
     c: Any = model.config
     where.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(where / "generator.f16.gguf", "llama")

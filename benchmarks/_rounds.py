@@ -12,9 +12,9 @@ from typing import Any
 from _common import Measured, ratios
 
 WARM = 10.0  # seconds: a shorter first round warms up and is measured again; in a longer one it makes no difference
-RATES = {"slots", "a", "b", "c", "d"}  # of these, work over wall seconds is what is compared
 GOALS = {
-    ("a", "transformers.generate"): 6.0, ("a", "llama.cpp"): 3.0, ("b", "transformers.generate"): 2.0, ("b", "llama.cpp"): 0.6,
+    ("a", "transformers.generate"): 6.0, ("a", "llama.cpp,"): 3.0,
+    ("b", "transformers.generate"): 2.0, ("b", "llama.cpp,"): 0.6,
     ("c", "transformers.generate"): 5.0, ("d", "transformers.generate"): 3.0, ("ceiling", "bare products"): 0.5,
 }  # fmt: skip
 FLAT, MOST = 1.15, 1.02  # a step without attention, longest over shortest; computed over unique tokens
@@ -50,7 +50,7 @@ def once(which: str, case: Case, turn: int) -> dict[str, float]:
     spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
     if isinstance(work, dict):
         return work | spent
-    return {"value": work / spent["wall"] if which in RATES else work} | spent
+    return {"value": work / spent["wall"] if which == "c" else work} | spent
 
 
 def results(which: str, rounds: Rounds) -> list[Measured]:
@@ -60,6 +60,10 @@ def results(which: str, rounds: Rounds) -> list[Measured]:
     unit = {"e": "", "tokens": "s"}.get(which, "tokens/s")
     goal = MOST if which == "e" else None
     found = [Measured(name, unit, _of(told, "value"), goal) for name, told in rounds.items()]
+    if which == "d":
+        found += [
+            Measured(f"{name}, seconds waited for a text", "s", _of(told, "waited")) for name, told in rounds.items()
+        ]
     if further := {"scaling": _scaling, "tokens": _tokens}.get(which):
         return found + further(rounds)
     return found + _compared(which, rounds)
@@ -80,6 +84,9 @@ def _compared(which: str, rounds: Rounds) -> list[Measured]:
             )
             mine, theirs = rounds[name], rounds[other]
             found.append(Measured(f"{name} / {other}{goal}", "", ratios(_of(mine, "value"), _of(theirs, "value"))))
+            if which == "d":
+                sooner = ratios(_of(theirs, "waited"), _of(mine, "waited"))
+                found.append(Measured(f"seconds waited for a text, {other} / {name}", "", sooner))
             if which == "c":
                 found.append(Measured(f"{name} / {other}, all rounds as one", "", [_rate(mine) / _rate(theirs)]))
     return found
@@ -111,11 +118,11 @@ def _prefix(rounds: Rounds) -> list[Measured]:
     """Steps with and without attention as the shared prefix grows. `rounds` are named by its length."""
     parts = ("step", "attention", "step without attention")
     found = [Measured(f"{part}, prefix of {n}", "ms", _of(told, part)) for part in parts for n, told in rounds.items()]
-    turns = list(zip(*rounds.values(), strict=True))
-    rest = [_of(told, "step without attention") for told in turns]
-    found.append(Measured("step without attention: longest / shortest", "", [max(r) / min(r) for r in rest], FLAT))
+    rest = [median(_of(told, "step without attention")) for told in rounds.values()]
+    found.append(Measured("step without attention: longest / shortest median", "", [max(rest) / min(rest)], FLAT))
     longer = int(list(rounds)[-1]) / int(next(iter(rounds)))
-    grown = [told[-1]["attention"] / told[0]["attention"] for told in turns]
+    first, *_, last = rounds.values()
+    grown = ratios(_of(last, "attention"), _of(first, "attention"))
     return [*found, Measured(f"attention, where the prefix grows {longer:g}-fold", "", grown, longer)]
 
 

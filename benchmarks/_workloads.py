@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from tempfile import gettempdir
 from typing import Any, Protocol
 
 import anyio
 import torch
 from _contenders import Ask, Continuous, Grade, Judge, Ours, Search, Transformers, Write, judges, prompt, theirs
-from _llama_cpp import LlamaCpp, readable
+from _llama_cpp import LlamaCpp, halved
 from _rounds import Case
 from _steps import ROOM, decode, parts, products
 
@@ -36,7 +37,17 @@ def contender(name: str) -> str:
 
 
 class Answering(Protocol):
-    def answer(self, asks: Sequence[Ask]) -> int: ...
+    def answer(self, asks: Sequence[Ask]) -> list[float]:
+        """Write what is asked for. Returns how long each text was waited for, in seconds."""
+        ...
+
+
+def answered(contender: Answering, calls: Sequence[Sequence[Ask]]) -> dict[str, float]:
+    """Tokens a second of the calls one after another, and how long a text was waited for."""
+    start = time.perf_counter()
+    waited = [seconds for asks in calls for seconds in contender.answer(asks)]
+    tokens = sum(ask.samples * ask.new for asks in calls for ask in asks)
+    return {"value": tokens / (time.perf_counter() - start), "waited": fmean(waited)}
 
 
 class Sizes:
@@ -47,12 +58,13 @@ class Sizes:
         self.prompt, self.samples, self.new = (64, 16, 32) if quick else (256, 64, 128)
         self.beam = (4, 4, 5, 8) if quick else (16, 4, 10, 16)
         self.slices, self.begin = (5, 64) if large else (1, self.prompt)
-        self.problems, self.each, self.span = (8, 4, 0.5) if quick else (32, 8, 4.0)
+        self.problems, self.each, self.span = (8, 4, 0.5) if quick else (32, 8, 4.0 if large else 1.0)
         self.longest, self.most = (self.prompt // 2, self.new // 2) if large else (self.prompt, self.new)
         self.nodes, self.depth, self.node = (100, 8, 8) if quick else (1000, 20, 16)
         self.branches = (1, 4, 16, 64) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
         self.prefixes = (64, 256) if quick else (64, 128, 256, 512, 1024 if large else 1024 - ROOM)
-        self.steps = 8 if large or quick else 32
+        self.steps = 8 if large or quick else 64
+        self.streams = 1 if large or quick else 8  # one of the reasoner is over too soon
         self.slots = (8, 16) if quick else (8, 16, 32)
         self.writing = (8, 16, 32) if quick else (32, 64, 128)
 
@@ -96,10 +108,13 @@ class Workloads:
 
     def a(self) -> dict[str, Case]:
         asks, server = [Ask(self._ids, self._sizes.samples, self._sizes.new)], self._fastest()
-        return self._answers(asks, OURS, STATIC, CONTINUOUS) | {server: self._house(server)}
+        servers = {name: self._house(name) for name in (server, *self._halves(server))}
+        return self._answers([asks], OURS, STATIC, CONTINUOUS) | servers
 
     def b(self) -> dict[str, Case]:
-        return self._answers([Ask(self._ids, 1, self._sizes.new)], OURS, STATIC, CONTINUOUS, INT8, LLAMA.format(1))
+        streams = [[Ask(self._ids, 1, self._sizes.new)]] * self._sizes.streams
+        server = LLAMA.format(1)
+        return self._answers(streams, OURS, STATIC, CONTINUOUS, INT8, server, *self._halves(server))
 
     def c(self) -> dict[str, Case]:
         s, server = self._sizes, self._fastest()
@@ -111,7 +126,7 @@ class Workloads:
         return {name: Search(how, self._ids[: s.begin], s.beam, s.slices) for name, how in begin.items()}
 
     def d(self) -> dict[str, Case]:
-        return self._answers(arrivals(self._sizes), OURS, STATIC, self._fastest())
+        return self._answers([arrivals(self._sizes)], OURS, STATIC, self._fastest())
 
     def e(self) -> dict[str, Case]:
         return {"tokens computed / unique tokens": lambda _: tree(self._ours, self._ids, self._sizes)}
@@ -165,24 +180,29 @@ class Workloads:
             model = computed(lambda: theirs(self._path))
             return Continuous(model) if name == CONTINUOUS else Transformers(model, lambda: self._judges[1])
         s, (_, _, steps, size) = self._sizes, self._sizes.beam
-        file = readable(self._path, Path(gettempdir()) / f"engine-gguf-{name.split()[1]}")
-        return LlamaCpp(file, int(name.split()[1]), s.prompt + max(s.new, steps * size), torch.get_num_threads())
+        half = self._path.suffix != ".gguf" or "f16" in name
+        file = computed(lambda: halved(self._path, Path(gettempdir()) / f"engine-{name}")) if half else self._path
+        return LlamaCpp(file, int(name.split()[-2]), s.prompt + max(s.new, steps * size), torch.get_num_threads())
 
-    def _answers(self, asks: Sequence[Ask], *names: str) -> dict[str, Case]:
-        return {name: partial(self._answer, name, asks) for name in names}
+    def _answers(self, calls: Sequence[Sequence[Ask]], *names: str) -> dict[str, Case]:
+        """Calls one after another."""
+        return {name: partial(self._answer, name, calls) for name in names}
 
-    def _answer(self, name: str, asks: Sequence[Ask], _: int) -> int:
-        contender: Answering = self._contender(name)
-        return contender.answer(asks)
+    def _answer(self, name: str, calls: Sequence[Sequence[Ask]], _: int) -> dict[str, float]:
+        return answered(self._contender(name), calls)
 
     def _house(self, name: str) -> Case:
         """A sample a slot, which know the prompt already: more samples are the same again."""
 
-        def case(_: int) -> int:
+        def case(_: int) -> dict[str, float]:
             server: LlamaCpp = self._contender(name)
-            return server.answer([Ask(self._ids, server.slots, self._sizes.new)])
+            return answered(server, [[Ask(self._ids, server.slots, self._sizes.new)]])
 
         return case
+
+    def _halves(self, server: str) -> list[str]:
+        """The same server with the weights in half precision, where its file has fewer bits."""
+        return [server.replace(",", " f16,")] if self._path.suffix == ".gguf" else []
 
     def _fastest(self) -> str:
         """llama.cpp with as many slots as were fastest."""

@@ -5,9 +5,10 @@
 
 ceiling: 64 branches against their bare matrix products. prefix: a decode step of 64 branches, with and without attention, as
 their shared prefix grows. scaling: 1 to 256 branches, with a plot. tokens: one call of 16 branches as what they write grows.
-slots: which parallelism suits llama.cpp best; that is what it has in a, c and d. b: one stream of 128 tokens. e: a search
-tree of 1,000 nodes, depth 20. a: 64 samples of one 256-token prompt, 128 new tokens. c: beam 16 x 4, 10 steps of 16 tokens, a
-reward on each. d: 32 problems x 8 samples that come at random times.
+slots: which parallelism suits llama.cpp best; that is what it has in a, c and d. b: one stream of 128 tokens, eight times in a
+round on the reasoner. e: a search tree of 1,000 nodes, depth 20. a: 64 samples of one 256-token prompt, 128 new tokens. c:
+beam 16 x 4, 10 steps of 16 tokens, a reward on each. d: 32 problems x 8 samples that come at random times within four seconds,
+the reasoner's within one, which is faster than anybody answers them.
 
 Each contender computes in a process of its own, since threads that several libraries keep get in each other's way; while one
 works the others sleep. A round is measured contender by contender and saved at once under benchmarks/results/; what is there
