@@ -12,7 +12,10 @@ from _contenders import TEMPERATURE, Ask, Ids, Waited, one_each, read
 
 
 class LlamaCpp:
-    """llama.cpp's server, `slots` requests at a time over one cache of keys and values; the others wait in its queue."""
+    """llama.cpp's server, `slots` requests at a time over one cache of keys and values; the others wait in its queue.
+
+    With several slots it remembers prompts from call to call; alone it reads each, as the others do.
+    """
 
     def __init__(self, file: Path, slots: int, length: int, threads: int) -> None:
         import xllamacpp
@@ -28,7 +31,14 @@ class LlamaCpp:
 
     def _complete(self, ids: Ids, new: int, seed: int) -> Ids:
         body = {"prompt": list(ids), "n_predict": new, "temperature": TEMPERATURE, "seed": seed, "ignore_eos": True}
-        body |= {"cache_prompt": True, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "verbose": True, "return_tokens": True}
+        body |= {
+            "cache_prompt": self.slots > 1,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "verbose": True,
+            "return_tokens": True,
+        }
         told: Any = self._server.handle_completions(body)
         if "__verbose" not in told:
             raise RuntimeError(f"llama.cpp refused {len(ids)} tokens and {new} new ones: {told}")

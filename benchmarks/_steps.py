@@ -27,11 +27,12 @@ PARTS = {"attention": (llama, "attention"), "shared attention": (attending, "_pa
 
 def batch(model: Llama, ids: Ids, branches: int) -> Batch:
     """Branches that all decode: their prompt has been read."""
-    made = Batch(replace(model, eos=frozenset()), 1 << 30, branches, lambda row: False)
+    made = Batch(replace(model, eos=frozenset()), 1 << 32, branches, lambda row: False)
     for seed in range(branches):
         made.waiting.append(Row(ids, Sampling(ROOM, TEMPERATURE), seed))
     while made.waiting or made.seats.reading:
         made.run(1)
+    assert len(made.live) == branches, "some have ended while others began"
     return made
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FEW = 8  # rows: with more of them a product in fp32 is faster, also if its matrix has to be made first
+FEW = 8  # rows: with more of them a product of floats is faster, also if its matrix has to be made first
 BLOCK = 16  # inputs: torch's product in eight bits reads whole blocks, also behind the end of a row
 
 
@@ -16,9 +17,9 @@ BLOCK = 16  # inputs: torch's product in eight bits reads whole blocks, also beh
 class Int8:
     """`rows` [outputs, inputs] in eight bits and `scales` [outputs]: a single stream, which waits for memory, reads a quarter.
 
-    The nearest of 255 values an output; inputs are padded with zeros to whole blocks. Where there are few rows,
-    activations are rounded to bfloat16, so that logits differ between few rows and many. What all this costs is measured in
-    `docs/engine.md`.
+    The nearest of 255 values an output; inputs are padded with zeros to whole blocks. Where there are few rows, or the
+    processor computes in bfloat16, activations are rounded to that; on others logits differ between few rows and many. What
+    all this costs is measured in `docs/engine.md`.
     """
 
     rows: Tensor
@@ -35,7 +36,8 @@ class Int8:
         if padding := self.rows.shape[1] - x.shape[1]:
             x = F.pad(x, (0, padding))
         if len(x) > FEW:
-            return torch.mm(x, self.rows.t().to(x.dtype)).mul_(self.scales)
+            kind = torch.bfloat16 if has_bfloat16() else x.dtype  # which holds eight bits exactly
+            return torch.mm(x.to(kind), self.rows.t().to(kind)).to(x.dtype).mul_(self.scales)
         found: Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.rows, self.scales.bfloat16())
         return found.to(x.dtype)
 
@@ -76,13 +78,17 @@ class Packed:
 Matrix = Tensor | Packed | Int8
 
 
+@functools.cache
+def has_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this processor."""
+    return hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def packed(matrix: Tensor) -> Matrix:
     """The matrix as its processor reads it fastest, where torch has oneDNN and oneDNN computes in its type."""
     pays = matrix.device.type == "cpu" and matrix.numel() >= PACKED
-    if not pays or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return matrix
-    known = matrix.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return Packed.of(matrix) if known else matrix
+    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and (matrix.dtype == torch.float32 or has_bfloat16())
+    return Packed.of(matrix) if pays and known else matrix
 
 
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
