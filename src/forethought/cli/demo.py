@@ -62,7 +62,7 @@ def compare(task: str, budget: Budget) -> None:
 def tree() -> None:
     kind = generated_task("countdown")
     by = By(model_named("reasoner"), kind, verifiers.parse("process"))
-    problem = kind.problem(kind.middle, 3)
+    problem = kind.problem(kind.middle, 5)
     method = methods.parse(TREE)
     parts = Parts(by, method, selections.parse("best"), Budget({"tokens": 4000}))
     made = anyio.run(populate, parts, problem, parts.run(0, MemoryTrace()))
