@@ -17,7 +17,7 @@ Make = Callable[[], Workloads]  # what a process makes for itself, of which it r
 @contextmanager
 def apart(make: Make) -> Iterator[Callable[[str, str], Round]]:
     """Gives the rounds of a case of a workload, which are done elsewhere on this machine; behind it nothing goes on."""
-    spawn, pipes = get_context("spawn"), dict[str, Connection]()
+    spawn, processes, pipes = get_context("spawn"), [], dict[str, Connection]()
 
     def ask(which: str, name: str, turn: int) -> dict[str, float]:
         who = contender(name)
@@ -31,7 +31,6 @@ def apart(make: Make) -> Iterator[Callable[[str, str], Round]]:
         told: dict[str, float] = pipes[who].recv()
         return told
 
-    processes = []
     yield lambda which, name: partial(ask, which, name)
     for pipe in pipes.values():
         pipe.close()

@@ -31,14 +31,8 @@ class LlamaCpp:
 
     def _complete(self, ids: Ids, new: int, seed: int) -> Ids:
         body = {"prompt": list(ids), "n_predict": new, "temperature": TEMPERATURE, "seed": seed, "ignore_eos": True}
-        body |= {
-            "cache_prompt": self.slots > 1,
-            "top_k": 0,
-            "top_p": 1.0,
-            "min_p": 0.0,
-            "verbose": True,
-            "return_tokens": True,
-        }
+        body |= {"cache_prompt": self.slots > 1, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+        body |= {"verbose": True, "return_tokens": True}
         told: Any = self._server.handle_completions(body)
         if "__verbose" not in told:
             raise RuntimeError(f"llama.cpp refused {len(ids)} tokens and {new} new ones: {told}")

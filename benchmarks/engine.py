@@ -65,9 +65,10 @@ def main() -> None:
     asked = parser.parse_args()
     base = asked.json or (Path(gettempdir()) / "engine-quick" if asked.quick else RESULTS)
     make = partial(Workloads, asked.model, asked.quick, base)
+    workloads = make()
     with apart(make) as rounds:
         for which in asked.only.split(","):
-            file, names = make().file(which), make().cases(which)
+            file, names = workloads.file(which), workloads.cases(which)
             if asked.fresh or asked.quick:
                 file.unlink(missing_ok=True)
             turns = 1 if asked.quick or which in ONCE else asked.repetitions
