@@ -175,7 +175,7 @@ class Workloads:
         if name == OURS:
             return Ours(self._model)
         if name == INT8:
-            return Ours(computed(lambda: load(self._path, int8=True)))
+            return Ours(computed(lambda: load(self._path, "int8")))
         if name in (STATIC, CONTINUOUS):
             model = computed(lambda: theirs(self._path))
             return Continuous(model) if name == CONTINUOUS else Transformers(model, lambda: self._judges[1])

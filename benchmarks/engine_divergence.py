@@ -24,7 +24,6 @@ from forethought.core.together import together
 from forethought.engine.compute import computed
 from forethought.engine.engine import Engine
 from forethought.engine.llama import Llama
-from forethought.engine.placement import PLAIN
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
@@ -77,12 +76,12 @@ def compared(alone: Sequence[Row], others: Sequence[Row]) -> Compared:
 def main() -> None:
     parser = options(__doc__ or "", 1)
     parser.add_argument("--model", default="reasoner", choices=list(PROBLEMS))
-    parser.add_argument("--fp32", action="store_true", help="on processors that have bfloat16, too")
+    parser.add_argument("--fp32", action="store_true", help="where bfloat16 is faster, too")
     asked = parser.parse_args()
     before = machine() | {"threads": torch.get_num_threads()}
     local, found = Local(paths(asked.model)[0]), list[Measured]()
     texts = prompts(local, PROBLEMS[asked.model])
-    model = computed(lambda: load(local.path, where=PLAIN if asked.fp32 else None))
+    model = computed(lambda: load(local.path, "fp32" if asked.fp32 else None))
     alone = drawn(model, texts, 1)
     for neighbours in NEIGHBOURS:
         told = compared(alone, drawn(model, texts, neighbours + 1))

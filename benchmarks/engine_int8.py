@@ -38,8 +38,8 @@ def main() -> None:
     reader, found = Reader(path), list[Measured]()
     texts = [reader.encode(page.read_text())[: asked.tokens] for page in sorted(ROOT.glob("docs/*.md"))]
     half = PLAIN._replace(dtype=torch.bfloat16)
-    for name, int8, where in (("fp32", False, PLAIN), ("bf16", False, half), ("int8", True, None)):
-        model = computed(partial(load, path, int8, where))
+    for name, precision, where in (("fp32", None, PLAIN), ("bf16", None, half), ("int8", "int8", None)):
+        model = computed(partial(load, path, precision, where))
         engine = Engine(model, lambda row: False)
         values = [anyio.run(perplexities, engine, ids) for ids in texts]
         found.append(Measured(f"perplexity, {name}, read", "", [read for read, _ in values]))

@@ -171,6 +171,8 @@ def one_line(found: Result, *parts: str) -> None:
     (("--task", "chian"), "task 'chian'; did you mean 'chain'"),
     (("hello", "--task", "chian"), "task 'chian'; did you mean 'chain'"),
     (("--task", "chain", "--model", "reasonr"), "no model 'reasonr'; did you mean 'reasoner'"),
+    (("--task", "chain", "--model", "reasoner+fp16"), "no model 'reasoner+fp16'; did you mean 'reasoner'"),
+    (("--task", "chain", "--model", "reasoner+int8+fp32"), "reasoner+int8+fp32 names two precisions"),
     (("--task", "chain", "--model", "openai:gpt"), "openai:"),
     (("--task", "chain", "--model", "openai:gpt@nowhere"), "nowhere"),
     (("--task", "chain", "--model", "openai:m@http://host:port/v1"), "http://host:port/v1 is no address (Invalid port"),
@@ -394,6 +396,15 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
     first, second = solved(tmp_path, *words), solved(tmp_path, *words, "--seed", 1)
     assert (first["run"], second["run"]) == (1, 2)
     assert timeless(first) != timeless(second) | {"run": 1, "seed": 0}
+
+
+def test_another_precision_is_another_run(tmp_path: Path) -> None:
+    names = ("reasoner", "reasoner+fp32", "reasoner+int8")
+    words = ("--task", "chain", "--difficulty", 2, "--method", "sample(n=8)")
+    found = [solved(tmp_path, *words, "--model", name) for name in names]
+    assert [(run["model"], run["run"], run["recorded"]) for run in found] == [
+        (name, place, False) for place, name in enumerate(names, 1)
+    ]
 
 
 @pytest.mark.parametrize("limit", ["tokens", "calls", "seconds"])

@@ -21,6 +21,7 @@ from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.weights import load
 from forethought.models.local import Local
+from forethought.models.names import model_named
 from forethought.models.reward import RewardModel
 from forethought.reasoner import loader as reasoner
 from tests import tiny
@@ -83,7 +84,23 @@ def test_a_model_goes_where_it_runs_best(monkeypatch: pytest.MonkeyPatch, folder
         model.dtype
     }
     assert model.embedding.dtype == model.head.dtype == model.norm.dtype == torch.float32
-    assert load(folder, int8=True).dtype == torch.float32
+    assert load(folder, "int8").dtype == torch.float32
+
+
+@pytest.mark.parametrize("where", HALF)
+def test_fp32_is_asked_for_in_the_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: Placement) -> None:
+    """Nothing is in bfloat16, on the place that would have been chosen anyway."""
+    monkeypatch.setattr(weights, "best", lambda parameters: where)
+    tiny.generator(tmp_path)
+    local = model_named(f"local:{tmp_path}+fp32")
+    assert isinstance(local, Local)
+    assert local.name == f"local:{tmp_path}+fp32"
+    model, slots = local.engine.model, local.engine.batch.seats.layout.slots
+    parts = [part for layer in model.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    assert {part.dtype for part in parts} == {model.dtype} == {slots.dtype} == {torch.float32}
+    assert {part.device.type for part in (model.embedding, *parts)} == {where.device.type}
+    want, found = [anyio.run(logits_of, e, prompt(60, 1), 40) for e in (engine_of(tmp_path, PLAIN), local.engine)]
+    assert (found.cpu() - want).abs().max() <= 1e-4 * want.abs().max()
 
 
 @pytest.mark.parametrize("tied", [False, True])

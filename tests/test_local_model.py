@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -341,7 +342,7 @@ def test_small_matrices_are_not_packed() -> None:
 
 
 async def test_a_model_in_eight_bits(folder: Path) -> None:
-    plain, small = Local(folder), Local(folder, int8=True)
+    plain, small = Local(folder), Local(folder, precision="int8")
     ids = prompt(60)
     want, found = [torch.tensor((await local.engine.read(ids)).logprobs) for local in (plain, small)]
     assert 0 < (found - want).abs().mean() <= 0.05
@@ -433,8 +434,20 @@ def test_eight_bits_are_asked_for_in_the_name(folder: Path) -> None:
     assert isinstance(local, Local)
     assert local.name == f"local:{folder}+int8"
     assert {type(layer.out) for layer in local.engine.model.layers} == {Int8}
-    with pytest.raises(UsageError, match="does not run here: how its matrices are stored"):
-        model_named("openai:m@http://localhost:1/v1+int8")
+    assert Local(folder, precision="int8").name == local.name
+
+
+@pytest.mark.parametrize(("name", "reason"), [
+    ("openai:m@http://localhost:1/v1+int8", "v1 does not run here: its precision is its server's"),
+    ("openai:m@http://localhost:1/v1+fp32", "v1 does not run here: its precision is its server's"),
+    ("reasoner+int8+fp32", "reasoner+int8+fp32 names two precisions: a model has one"),
+    ("local:.+fp32+int8", "local:.+fp32+int8 names two precisions: a model has one"),
+    ("reasoner+fp16", "there is no model 'reasoner+fp16'; did you mean 'reasoner'?"),
+    ("local:.+fp16", ".+fp16 is not there"),
+])  # fmt: skip
+def test_precisions_that_no_model_has(name: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        model_named(name)
 
 
 # a real model

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from forethought.engine.llama import Layer, Llama
+
+Precision = Literal["fp32", "int8"]  # what may be asked for instead of the best
 
 
 class Placement(NamedTuple):

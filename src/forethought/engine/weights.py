@@ -15,21 +15,22 @@ from torch import Tensor
 from forethought.core.errors import UsageError
 from forethought.engine.llama import Layer, Llama, Shape
 from forethought.engine.matrix import Int8, Matrix, packed
-from forethought.engine.placement import Placement, best, placed
+from forethought.engine.placement import Placement, Precision, best, placed
 from forethought.engine.sizes import check_sizes, sizes
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 KNOWN = tuple(f"{family}For{what}" for family in FAMILIES for what in ("CausalLM", "TokenClassification"))
 
 
-def load(path: Path, int8: bool = False, where: Placement | None = None) -> Llama:
-    """Read a model and put it `where` it runs best; with `int8` on the CPU, its matrices in eight bits and all else in fp32.
+def load(path: Path, precision: Precision | None = None, where: Placement | None = None) -> Llama:
+    """Read a model and put it `where` it runs best; with `fp32` there, and nothing in bfloat16; with `int8` on the CPU, its
+    matrices in eight bits and all else in fp32.
 
     Raises UsageError, in one line, for a path that holds no model of the family.
     """
     try:
         model = _from_gguf(path) if path.suffix == ".gguf" else _from_folder(path)
-        return _with(model, Int8.of) if int8 else fitted(model, where)
+        return _with(model, Int8.of) if precision == "int8" else fitted(model, precision, where)
     except (UsageError, ImportError):
         raise
     except KeyError as error:
@@ -39,9 +40,12 @@ def load(path: Path, int8: bool = False, where: Placement | None = None) -> Llam
         raise UsageError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from None
 
 
-def fitted(model: Llama, where: Placement | None = None) -> Llama:
+def fitted(model: Llama, precision: Precision | None = None, where: Placement | None = None) -> Llama:
     """A model as `build` makes it `where` it runs best, its matrices as they are read fastest there."""
-    return _with(placed(model, where or best(model.shape.parameters)), packed)
+    where = where or best(model.shape.parameters)
+    if precision == "fp32":
+        where = where._replace(dtype=torch.float32)
+    return _with(placed(model, where), packed)
 
 
 def _with(model: Llama, made: Callable[[Tensor], Matrix]) -> Llama:

@@ -19,6 +19,7 @@ from forethought.models.protocol import Ability, Completion, Request
 
 if TYPE_CHECKING:
     from forethought.engine.engine import Engine
+    from forethought.engine.placement import Precision
     from forethought.engine.rows import Row
     from forethought.engine.sampling import Sampling
     from forethought.models.reading import Reader
@@ -30,8 +31,8 @@ KINDS_OF_FILES = frozenset(  # weights, configuration, tokenizer, template
 
 
 class Local:
-    """A model on the local engine, with `kv_bytes` of memory for keys and values, its matrices in eight bits if asked for.
-    Loads at its first use.
+    """A model on the local engine, with `kv_bytes` of memory for keys and values, in the precision asked for, else the
+    best. Loads at its first use.
 
     Token ids are the state of its drafts: text is encoded only where a draft came without ids of its vocabulary. Raises
     UsageError if the path holds no model that the engine can run, or the memory is more than there is.
@@ -41,11 +42,17 @@ class Local:
         {"extend", "continue", "logprobs", "loglikelihood", "seed", "ordered", "controls"}
     )
 
-    def __init__(self, path: Path, name: str | None = None, kv_bytes: int | None = None, int8: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str | None = None,
+        kv_bytes: int | None = None,
+        precision: Precision | None = None,
+    ) -> None:
         if not path.exists():
             raise UsageError(f"{path} is not there: a local model is a folder in Hugging Face format or a GGUF file")
-        self.path, self.name = path, name or f"local:{path}{'+int8' * int8}"
-        self._kv_bytes, self._int8 = kv_bytes, int8
+        self.path, self.name = path, name or "+".join(filter(None, (f"local:{path}", precision)))
+        self._kv_bytes, self._precision = kv_bytes, precision
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -55,7 +62,7 @@ class Local:
             from forethought.engine.weights import load
 
             kv_bytes = KV_BYTES if self._kv_bytes is None else self._kv_bytes
-            model = computed(lambda: load(self.path, self._int8))
+            model = computed(lambda: load(self.path, self._precision))
             try:
                 return Engine(model, self._stops, kv_bytes)
             except RuntimeError:  # torch says so of memory that it does not get

@@ -1,25 +1,30 @@
-"""Models by name: `reasoner`, `smollm2`, `local:PATH`, `openai:MODEL@http://host:port/v1`; `+int8` after one that runs here."""
+"""Models by name: `reasoner`, `smollm2`, `local:PATH`, `openai:MODEL@URL`; `+fp32` or `+int8` after one that runs here."""
 
 from __future__ import annotations
 
 import functools
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forethought.core.errors import UsageError
 from forethought.core.registry import unknown
 from forethought.models.price import Price
 from forethought.models.protocol import Model
 
+if TYPE_CHECKING:
+    from forethought.engine.placement import Precision
+
 KINDS = {
     "reasoner": "the embedded model; solves the tasks chain, chain-checked, countdown and procedure",
     "smollm2": "SmolLM2-135M-Instruct, after `forethought pull smollm2`",
     "local:PATH": "a folder in Hugging Face format or a GGUF file, of the Llama family",
+    "MODEL+fp32": "one of those above all in fp32, also where bfloat16 is faster: a seed gives the same text in any company",
     "MODEL+int8": "one of those above with its matrices in eight bits: faster where a stream is alone, a little worse",
     "openai:MODEL@URL": "an OpenAI-compatible endpoint such as http://host:8000/v1; key from OPENAI_API_KEY, or none",
 }
 
-INT8 = "+int8"
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 def default_model(price: Price | None = None, kv_bytes: int | None = None) -> Model:
@@ -37,18 +42,20 @@ def model_named(name: str, price: Price | None = None, kv_bytes: int | None = No
 
     Loads nothing yet. Raises UsageError if the name is unknown or its files are not there.
     """
-    plain = name.removesuffix(INT8)
+    plain, precision = parted(name)
     kind, _, rest = plain.partition(":")
     if price is not None and kind != "openai":
         raise UsageError(f"{name} runs here and has no price; endpoints (openai:MODEL@URL) do")
     if kv_bytes is not None and kind == "openai":
         raise UsageError(f"{name} does not run here: the memory of its keys and values is its server's")
-    if plain != name and kind == "openai":
-        raise UsageError(f"{plain} does not run here: how its matrices are stored is its server's")
+    if precision is not None and kind == "openai":
+        raise UsageError(f"{plain} does not run here: its precision is its server's")
+    if parted(plain)[1] is not None:
+        raise UsageError(f"{name} names two precisions: a model has one")
     if path := _path(plain):
         from forethought.models.local import Local
 
-        return Local(path, name, kv_bytes, plain != name)
+        return Local(path, name, kv_bytes, precision)
     if kind == "openai" and rest:
         from forethought.models.openai import OpenAI
 
@@ -56,9 +63,17 @@ def model_named(name: str, price: Price | None = None, kv_bytes: int | None = No
     raise UsageError(unknown("model", name, KINDS))
 
 
+def parted(name: str) -> tuple[str, Precision | None]:
+    """A name without the precision that it ends in, and this."""
+    for precision in PRECISIONS:
+        if name.endswith(f"+{precision}"):
+            return name.removesuffix(f"+{precision}"), precision
+    return name, None
+
+
 def is_reasoner(model: Model) -> bool:
     """Whether it is the embedded model, which solves nothing but its own tasks and follows no instructions."""
-    return model.name.removesuffix(INT8) == "reasoner"
+    return parted(model.name)[0] == "reasoner"
 
 
 def bytes_of(text: str) -> int:
