@@ -26,8 +26,8 @@ from forethought.methods.protocol import Law, Need, methods
 class PhiDecoding:
     """phi-Decoding: steps are chosen by what a glance ahead says of them, its likelihood and its agreement with others.
 
-    At each of at most `depth` steps: each of `width` drafts draws `expand` steps; those whose mean log-probability is more
-    than `sigma` deviations below average are dropped (in-width pruning), unless fewer than `width` would stay; each of the
+    At each of at most `depth` steps: each of `width` drafts draws `expand` steps; those whose mean log-probability is at least
+    `sigma` deviations below average are dropped (in-width pruning), unless fewer than `width` would stay; each of the
     others is written to its end once. Its value is the mean log-probability of that foresight, its advantage the gain over
     its parent's value. `width` steps are drawn without replacement by the average of two softmaxes, of the share of the
     foresight's cluster and of advantage / `temper`. From step `least` on the search ends when the largest cluster holds more
@@ -97,8 +97,8 @@ class PhiDecoding:
         """The steps that are likely enough to look ahead from, at least `fewest` if there are as many."""
         scores = np.array([likelihood(p.state) for p in drawn])
         enough = scores > np.average(scores) - self.sigma * np.std(scores)
-        law = np.where(enough, 0.0, softmax(scores / self.temper))
-        enough[distinct(law, fewest - int(enough.sum()), at)] = True
+        rest, missing = np.flatnonzero(~enough), fewest - int(enough.sum())
+        enough[rest[distinct(softmax(scores[rest] / self.temper), missing, at)]] = True
         return [p for p, ok in zip(drawn, enough, strict=True) if ok]
 
     def weighed(self, pairs: Sequence[Pair], value: dict[Draft, float]) -> list[Particle[Draft]]:
