@@ -22,8 +22,9 @@ from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.scope import Call
 from forethought.engine import batch, matrix
+from forethought.engine import engine as engine_module
 from forethought.engine.batch import SLOTS
-from forethought.engine.engine import TOKENS_A_HOP, Engine
+from forethought.engine.engine import Engine
 from forethought.engine.pages import PAGE
 from forethought.engine.rows import Row, Steer
 from forethought.engine.sampling import Sampling, choose
@@ -306,11 +307,14 @@ async def test_what_is_evicted_is_computed_again(make: Callable[..., Engine]) ->
 
 # cancellation and failure
 
-LONG = 10 * TOKENS_A_HOP
+LONG = 80  # tokens: ten times what are written when a request is cancelled
 
 
 @pytest.mark.parametrize("victims", [(0,), (1,), (2, 4), (0, 1, 2), (0, 1, 2, 3)])
-async def test_the_cancelled_leave_and_the_others_finish(make: Callable[..., Engine], victims: tuple[int, ...]) -> None:
+async def test_the_cancelled_leave_and_the_others_finish(
+    make: Callable[..., Engine], victims: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "HOP", 0.0)  # a step a hop, so that nobody is through before
     asked = [(prompt(6, i), Sampling(LONG), i) for i in range(5)]
     want = [row.tokens for row in await together(make(), asked)]
     for rows_at_once in (64, 2):  # with two rows, some are cancelled while they wait
@@ -318,7 +322,7 @@ async def test_the_cancelled_leave_and_the_others_finish(make: Callable[..., Eng
         scopes = [anyio.CancelScope() for _ in asked]
 
         def progress(row: Row, scopes: list[anyio.CancelScope] = scopes) -> None:
-            if len(row.tokens) >= TOKENS_A_HOP:
+            if len(row.tokens) >= LONG // 10:
                 for victim in victims:
                     scopes[victim].cancel()
 
@@ -333,7 +337,10 @@ async def test_the_cancelled_leave_and_the_others_finish(make: Callable[..., Eng
         check_idle(engine)
 
 
-async def test_a_lone_cancelled_request_leaves_no_trace(make: Callable[..., Engine]) -> None:
+async def test_a_lone_cancelled_request_leaves_no_trace(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "HOP", 0.0)
     engine = make(rows=1)
     with anyio.CancelScope() as scope:
         await engine.generate(prompt(6), Sampling(LONG), 0, lambda row: scope.cancel())
@@ -453,7 +460,7 @@ async def test_an_error_outside_of_steps_is_everyones(
     make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make()
-    monkeypatch.setattr(engine.batch, "run", lambda steps: 1 // 0)
+    monkeypatch.setattr(engine.batch, "run", lambda **given: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         await engine.generate(prompt(5), Sampling(4), 0)
     check_idle(engine)
@@ -658,7 +665,9 @@ async def test_no_request_costs_more_than_its_bound(local: Local) -> None:
         assert cost.flops > 0
 
 
-async def test_a_cancelled_call_has_told_its_cost(local: Local) -> None:
+async def test_a_cancelled_call_has_told_its_cost(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "HOP", 0.0)
+
     class Impatient(Call):
         def progress(self, cost: Cost) -> None:
             super().progress(cost)

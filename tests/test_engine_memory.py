@@ -8,11 +8,12 @@ from pathlib import Path
 
 import anyio
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought.core.errors import UsageError
-from forethought.engine import batch, layout
+from forethought.engine import attention, batch, layout
 from forethought.engine.engine import Engine
 from forethought.engine.layout import LANE, like
 from forethought.engine.pages import PAGE, pages_of
@@ -91,7 +92,7 @@ async def test_slots_that_grow_ahead_stay_within_their_bound(make: Callable[...,
 @given(st.lists(st.tuples(st.integers(1, 512), st.integers(0, 4000)), min_size=1, max_size=40))
 def test_lanes_of_reading_rows_are_little_longer_than_their_rows(rows: list[tuple[int, int]]) -> None:
     takes, columns = [take for take, _ in rows], [had for _, had in rows]
-    lanes = list(like(takes, columns))
+    lanes = list(like([(take, had + take) for take, had in zip(takes, columns, strict=True)]))
     assert [i for lane in lanes for i in range(lane.start, lane.stop)] == list(range(len(rows)))
     for lane in lanes:
         some = list(zip(takes[lane], columns[lane], strict=True))
@@ -143,3 +144,42 @@ async def test_a_cancelled_row_frees_its_pages_in_the_same_step(make: Callable[.
 
 def engine_row(ids: Ids, new: int, seed: int) -> Row:
     return Row(ids, Sampling(new), seed)
+
+
+async def test_groups_read_their_own_beginnings_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine problems of different lengths behind one long preface, several samples each: two levels, of which the second is
+    rectangles of groups; and rows beside them that read nothing of this.
+    """
+    model = replace(load(folder), eos=frozenset())
+    begins = [(*prompt(300), *prompt(90 + 9 * i, i)) for i in range(9) for _ in range(5 + i % 3)]
+    begins += [prompt(4, 20 + i) for i in range(3)]
+    asked = [(begin, Sampling(8, 1.0), seed) for seed, begin in enumerate(begins)]
+    want = [(await Engine(model, lambda row: False).generate(*a)).tokens for a in asked]
+    partial, groups = attention._partial, set[int]()
+
+    def seen(q: torch.Tensor, part: attention.Shared, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        groups.add(len(part.keys[index]))
+        return partial(q, part, index)
+
+    monkeypatch.setattr(attention, "_partial", seen)
+    assert [row.tokens for row in await together(Engine(model, lambda row: False), asked)] == want
+    assert max(groups) > 4
+
+
+def test_a_broken_row_reaches_nobody_through_what_groups_read() -> None:
+    """Of five rows the second and the fourth read ten tokens, the last six others, the rest nothing."""
+    torch.manual_seed(0)
+    q, kv = torch.randn(5, 2, 3, 16), torch.randn(2, 2, 2, 10, 16)
+    q[1] = torch.nan
+    mask = torch.zeros(2, 1, 1, 10)
+    mask[1, ..., 6:] = -torch.inf
+    members, places = torch.tensor([1, 3, 4, 4]), torch.tensor([0, 0, 0, 1, 2])
+    absent = torch.tensor([True, False, True, False, False])[:, None, None, None]
+    part = attention.Shared((kv[0],), (kv[1],), members, places, absent, mask)
+    output, column = attention._partial(q, part, 0)
+    assert (output[[0, 2]] == 0).all()
+    assert (column[[0, 2]] == -torch.inf).all()
+    for row, group, length in ((3, 0, 10), (4, 1, 6)):
+        scores = q[row] @ kv[0, group, :, :length].mT
+        assert torch.allclose(output[row], scores.softmax(-1) @ kv[1, group, :, :length], atol=1e-5)
+        assert torch.allclose(column[row, ..., 0], scores.logsumexp(-1), atol=1e-5)

@@ -83,7 +83,8 @@ def test_a_model_goes_where_it_runs_best(monkeypatch: pytest.MonkeyPatch, folder
     assert {m.dtype for layer in model.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)} == {
         model.dtype
     }
-    assert model.embedding.dtype == model.head.dtype == model.norm.dtype == torch.float32
+    assert model.head.dtype == model.dtype
+    assert model.embedding.dtype == model.norm.dtype == torch.float32
     assert load(folder, "int8").dtype == torch.float32
 
 
@@ -109,7 +110,7 @@ def test_nothing_is_copied_that_need_not_be(tmp_path: Path, tied: bool) -> None:
     plain = load(tmp_path, where=PLAIN)
     again, half = placed(plain, PLAIN), placed(plain, BF16)
     assert storages(again) == storages(plain)
-    assert (half.head.data_ptr() == half.embedding.data_ptr()) is tied
+    assert (again.head.data_ptr() == again.embedding.data_ptr()) is tied
     assert half.head.stride() == plain.head.stride()
     assert half.layers[0].qkv.stride() == plain.layers[0].qkv.stride()
 
@@ -159,9 +160,15 @@ def test_families_are_as_near_to_fp32_as_those_of_transformers(family: str, wher
 def test_two_plain_products_are_the_kernel_for_processors(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     q, keys, values = (torch.randn(1, 2, tokens, 16).to(dtype) for tokens in (12, 70, 70))
-    flash, products = attention._flash(q, keys, values), attention._products(q, keys, values)
+    mask = torch.zeros(1, 1, 1, 70, dtype=dtype)
+    mask[..., 50:] = -torch.inf
     largest = float((q.float() @ keys.float().mT).abs().max())  # of the scores, which the products round once
-    for one, other in zip(flash, products, strict=True):
+    short = q, keys[:, :, :50], values[:, :, :50]
+    for one, other in (
+        *zip(attention._flash(q, keys, values, None), attention._products(q, keys, values, None), strict=True),
+        *zip(attention._flash(q, keys, values, mask), attention._products(*short, None), strict=True),
+        *zip(attention._flash(*short, None), attention._products(q, keys, values, mask), strict=True),
+    ):
         assert one.dtype == other.dtype == torch.float32
         assert (one - other).abs().max() <= torch.finfo(dtype).eps * largest
 

@@ -170,6 +170,17 @@ def test_who_shares_a_little_takes_nothing_from_the_others() -> None:
     assert late == ((), (Span(0, 10),))
 
 
+def test_what_few_would_copy_at_the_cost_of_all_stays_where_it_is() -> None:
+    tree = a_tree(400)
+    texts = [tuple(range(i * 1000, i * 1000 + length)) for i, length in enumerate((300, *[3] * 40, 290, 20))]
+    for text in texts:
+        insert(tree, text)
+    together = [sum(span.length for span in spans) for spans, _ in plan([row(tree, text) for text in texts], tree)]
+    assert together == [300, *[0] * 40, 290, 20]
+    for alike in (texts[:1], [texts[0], texts[-2]], texts[1:-2]):
+        assert all(spans == () for spans, _ in plan([row(tree, text) for text in alike], tree))
+
+
 def row(tree: PrefixTree, ids: tuple[int, ...]) -> Row:
     length, node = tree.match(ids)
     node = tree.cut(node, length)

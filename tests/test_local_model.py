@@ -320,12 +320,12 @@ def test_eight_bits_are_near(rows: int, width: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 7, 64, 100])
 def test_packed_matrices_are_the_same_matrices(rows: int, dtype: torch.dtype) -> None:
-    weights = torch.randn(640, 128).to(dtype).t()
+    weights = torch.randn(1280, 128).to(dtype).t()
     laid = packed(weights)
     if dtype == torch.float32:
         assert isinstance(laid, Packed)  # in bfloat16 only where the processor computes in it
     assert (laid.shape, laid.dtype) == (weights.shape, dtype)
-    x, bias, total = torch.randn(rows, 128), torch.randn(640).to(dtype), torch.randn(rows, 640)
+    x, bias, total = torch.randn(rows, 128), torch.randn(1280).to(dtype), torch.randn(rows, 1280)
     want = x.to(dtype).float() @ weights.float()
     for found, exact in ((times(x, laid), want), (times(x, laid, bias), want + bias.float())):
         assert found.dtype == dtype
@@ -338,7 +338,7 @@ def test_packed_matrices_are_the_same_matrices(rows: int, dtype: torch.dtype) ->
 
 
 def test_small_matrices_are_not_packed() -> None:
-    assert isinstance(packed(torch.randn(128, 511)), torch.Tensor)
+    assert isinstance(packed(torch.randn(128, 1023)), torch.Tensor)
 
 
 async def test_a_model_in_eight_bits(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -65,12 +66,14 @@ class Batch:
         return self.seats.live
 
     @torch.inference_mode()
-    def run(self, steps: int) -> None:
-        """Up to `steps` steps; returns early when a request is done."""
+    def run(self, steps: float = math.inf, seconds: float = math.inf) -> None:
+        """A step, and more up to `steps` while these seconds are not over; returns early when a request is done, or nobody
+        is left.
+        """
+        end = time.perf_counter() + seconds
         with self._lock:
-            for _ in range(steps):
-                if self._advance():
-                    return
+            while not self._advance() and steps > 1 and time.perf_counter() < end and (self.live or self.waiting):
+                steps -= 1
 
     def _advance(self) -> bool:
         """One step. True if a request is done."""

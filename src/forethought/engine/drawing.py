@@ -43,10 +43,10 @@ class Drawing:
         barred = _barred(logits, steered, chosen)
         self._force(rows, chosen)
         self._steering.took(chosen)
-        norms = logits.logsumexp(-1)
-        logprobs = logits.gather(1, chosen[:, None]).squeeze(1) - norms
-        self._alternatives(rows, logits, norms)
-        for row, token, logprob, lost in zip(rows, *told(chosen, logprobs, barred), strict=True):
+        logprobs = logits.log_softmax(-1)
+        self._alternatives(rows, logprobs)
+        likely = logprobs.gather(1, chosen[:, None]).squeeze(1)
+        for row, token, logprob, lost in zip(rows, *told(chosen, likely, barred), strict=True):
             if lost and len(row.tokens) >= len(row.how.forced):
                 row.error = row.error or ModelError(BARRED)
             if logprob != logprob:
@@ -86,16 +86,16 @@ class Drawing:
         if forced:
             chosen[list(forced)] = chosen.new_tensor(list(forced.values()))
 
-    def _alternatives(self, rows: Sequence[Row], logits: Tensor, norms: Tensor) -> None:
+    def _alternatives(self, rows: Sequence[Row], logprobs: Tensor) -> None:
         """The likeliest tokens for those rows that want them told."""
         asking = [i for i, row in enumerate(rows) if row.how.top and row.error is None]
         if not asking:
             return
-        most = min(max(rows[i].how.top or 0 for i in asking), logits.shape[1])
-        values, ids = (logits[asking] - norms[asking, None]).topk(most)
-        for i, likeliest, logprobs in zip(asking, ids.tolist(), values.tolist(), strict=True):
+        most = min(max(rows[i].how.top or 0 for i in asking), logprobs.shape[1])
+        values, ids = logprobs[asking].topk(most)
+        for i, likeliest, said in zip(asking, ids.tolist(), values.tolist(), strict=True):
             top = rows[i].how.top
-            rows[i].top.append(dict(zip(likeliest[:top], logprobs[:top], strict=True)))
+            rows[i].top.append(dict(zip(likeliest[:top], said[:top], strict=True)))
 
     def _append(self, row: Row, token: int, logprob: float) -> None:
         row.tokens.append(token)

@@ -23,7 +23,7 @@ from forethought.engine.sampling import Sampling
 
 KV_BYTES = 1 << 30  # for keys and values
 MAX_ROWS = 64  # sequences that are decoded together; others wait in order
-TOKENS_A_HOP = 8  # decode steps between two looks at the event loop
+HOP = 0.05  # seconds of decode steps between two looks at the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Engine:
     """One model, many concurrent requests, from any number of tasks of one event loop at a time: while some wait, a request
     from another thread is refused with UsageError.
 
-    Requests that arrive together are one batch; later ones join at the next hop, finished ones leave at once. There is no
+    Requests that arrive together are one batch; later ones join at the next step, finished ones leave at once. There is no
     timer: the first waiter runs the batch, in a worker thread, until its own request is done, then another one takes over.
     """
 
@@ -197,7 +197,7 @@ class Engine:
         try:
             await self._gather()
             while not leader.row.done and leader.error is None:
-                await anyio.to_thread.run_sync(computed, partial(self.batch.run, TOKENS_A_HOP))
+                await anyio.to_thread.run_sync(computed, partial(self.batch.run, seconds=HOP))
                 for waiter in self._waiters:
                     _tell(waiter)
         except Exception as error:  # noqa: BLE001 - raised again by every waiter of the failed step

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from forethought.engine.attention import Lane, Shared
-from forethought.engine.llama import Llama, Step
+from forethought.engine.llama import Llama, Step, turns
 from forethought.engine.pages import Span
 from forethought.engine.placement import sent
 from forethought.engine.prefixes import PrefixTree
@@ -16,7 +16,7 @@ from forethought.engine.rows import Row
 from forethought.engine.sharing import plan
 from forethought.engine.slots import Slots
 
-LANE = 1 << 15  # reads a layer: what the kernels of one more lane cost, roughly
+LANE = 1 << 15  # reads a layer: what the kernels of one more rectangle cost, roughly
 
 
 class Layout:
@@ -29,6 +29,9 @@ class Layout:
         self._replan = self._rebuild = True
         self._positions = self._columns = self._places = self._long([])
         self._together: tuple[Shared, ...] = ()
+        self._least = self._most = 0  # columns of the rows that decode
+        self._longest = 0  # tokens that any of them may come to
+        self._turns = turns(s, self._positions)
 
     def joined(self) -> None:
         """Rows have come, or know more: what they share is planned anew."""
@@ -42,14 +45,15 @@ class Layout:
         """The next token of each of `decoding`, and the next `takes` tokens of `reading`."""
         if self._replan:
             self._arrange([*decoding, *reading])
-        self._reserve(decoding, reading, takes)
+        self._count(decoding)
+        self._reserve(len(decoding), reading, takes)
         ids = [row.tokens[-1] for row in decoding]
         lanes = [self._decode_lane(decoding)] if decoding else []
         positions, places = self._positions[: len(decoding)], self._places if decoding else self._places[:0]
         if reading:
             ids += [i for row, take in zip(reading, takes, strict=True) for i in _next(row, take)]
             where, write = list[Tensor](), list[Tensor]()
-            for some in like(takes, [_columns(row) for row in reading]):
+            for some in like([(take, _columns(row) + take) for row, take in zip(reading, takes, strict=True)]):
                 first = len(decoding) + sum(takes[: some.start])
                 lane, at, columns, slots = self._read_lane(
                     reading[some], takes[some], len(decoding) + some.start, first
@@ -58,7 +62,7 @@ class Layout:
                 where.append(at)
                 write.append(self.slots.places(slots, columns))
             positions, places = torch.cat([positions, *where]), torch.cat([places, *write])
-        return Step(self._long(ids), positions, places, tuple(lanes))
+        return Step(self._long(ids), self._turns.index_select(0, positions), places, tuple(lanes))
 
     def _arrange(self, rows: Sequence[Row]) -> None:
         """Plan what is shared, and bring what is not into the slots."""
@@ -78,11 +82,23 @@ class Layout:
             place.shared = shared
         self._replan = False
 
-    def _reserve(self, decoding: Sequence[Row], reading: Sequence[Row], takes: Sequence[int]) -> None:
-        wanted = [_columns(row) + 1 for row in decoding]
-        wanted += [_columns(row) + take for row, take in zip(reading, takes, strict=True)]
-        most = max(row.most for row in (*decoding, *reading))
-        self._rebuild |= self.slots.reserve(len(wanted), max(wanted), max(wanted), most)
+    def _count(self, decoding: Sequence[Row]) -> None:
+        """How many columns they have: one more than in the step before while they stay."""
+        if not self._rebuild:
+            self._least, self._most = self._least + 1, self._most + 1
+            return
+        columns = [_columns(row) for row in decoding] or [0]
+        self._least, self._most = min(columns), max(columns)
+        self._longest = max((row.most for row in decoding), default=0)
+
+    def _reserve(self, decoding: int, reading: Sequence[Row], takes: Sequence[int]) -> None:
+        """Room for what this step writes, and turns for every position that a row may come to."""
+        read = (_columns(row) + take for row, take in zip(reading, takes, strict=True))
+        wanted = max((self._most + (decoding > 0), *read))
+        longest = max((self._longest, *(row.most for row in reading)))
+        self._rebuild |= self.slots.reserve(decoding + len(reading), wanted, wanted, longest)
+        if len(self._turns) < longest:
+            self._turns = turns(self._shape, torch.arange(1 << longest.bit_length(), device=self._device))
 
     def _decode_lane(self, rows: Sequence[Row]) -> Lane:
         if self._rebuild:
@@ -94,11 +110,8 @@ class Layout:
         else:
             self._positions, self._columns = self._positions + 1, self._columns + 1
             self._places = self._places + 1
-        columns = [_columns(row) + 1 for row in rows]
-        length = max(columns)
-        mask = None
-        if min(columns) < length:
-            mask = self._mask(self._columns[:, None], length, 1)
+        length = self._most + 1
+        mask = None if self._least == self._most else self._mask(self._columns[:, None], length, 1)
         window = self.slots.window(0, len(rows), length)
         return Lane(len(rows), 1, length, slice(0, len(rows)), *window, mask, shared=self._together)
 
@@ -136,17 +149,46 @@ class Layout:
         return whole.reshape(rows * self._shape.kv_heads, time * group, length)
 
     def _shared(self, rows: Sequence[Row]) -> tuple[Shared, ...]:
-        """What the rows of a lane read together, with who reads it."""
-        readers = dict[Span, list[int]]()
-        for i, row in enumerate(rows):
-            for span in row.place.shared if row.place is not None else ():
-                readers.setdefault(span, []).append(i)
+        """What the rows of a lane read together, with who reads it: of each level of the tree those that are alike at once."""
         found = list[Shared]()
-        for span, members in readers.items():
-            kv = self._tree.pages.view(span)
-            who = None if len(members) == len(rows) else self._long(members)
-            found.append(Shared(kv[:, 0].unbind(), kv[:, 1].unbind(), who))
+        for level in range(max(len(row.seat.shared) for row in rows)):
+            readers = dict[Span, list[int]]()
+            for i, row in enumerate(rows):
+                for span in row.seat.shared[level : level + 1]:
+                    readers.setdefault(span, []).append(i)
+            groups = sorted(readers.items(), key=lambda group: group[0].length)
+            for some in like([(len(members), span.length) for span, members in groups]):
+                found.append(self._read_together(groups[some], len(rows)))
         return tuple(found)
+
+    def _read_together(self, groups: Sequence[tuple[Span, list[int]]], rows: int) -> Shared:
+        """Groups of rows, each with what it reads, as one rectangle."""
+        kv, mask = self._stacked([span for span, _ in groups])
+        keys, values = kv[:, 0].unbind(), kv[:, 1].unbind()
+        size = max(len(members) for _, members in groups)
+        if size == rows:
+            return Shared(keys, values)
+        padded = [members[min(i, len(members) - 1)] for _, members in groups for i in range(size)]
+        places = {row: place for place, row in reversed(list(enumerate(padded)))}
+        absent = torch.tensor([row not in places for row in range(rows)], device=self._device)[:, None, None, None]
+        where = self._long([places.get(row, 0) for row in range(rows)])
+        return Shared(keys, values, self._long(padded), where, absent if len(places) < rows else None, mask)
+
+    def _stacked(self, spans: Sequence[Span]) -> tuple[Tensor, Tensor | None]:
+        """Keys and values [layers, 2, spans, kv_heads, longest, head_dim], a view if it is one; a mask if lengths differ."""
+        views, lengths = [self._tree.pages.view(span) for span in spans], [span.length for span in spans]
+        if len(spans) == 1:
+            return views[0][:, :, None], None
+        layers, two, kv_heads, longest, head_dim = views[lengths.index(max(lengths))].shape
+        whole = views[0].new_empty(layers, two, len(spans), kv_heads, longest, head_dim)
+        for i, (view, length) in enumerate(zip(views, lengths, strict=True)):
+            whole[:, :, i, :, :length] = view
+            whole[:, :, i, :, length:] = 0  # a mask does not hide what is not finite
+        if min(lengths) == longest:
+            return whole, None
+        hidden = torch.arange(longest, device=self._device) >= self._long(lengths)[:, None]
+        mask = torch.zeros_like(hidden, dtype=whole.dtype).masked_fill_(hidden, -torch.inf)
+        return whole, mask[:, None, None]
 
     def _long(self, values: Sequence[int]) -> Tensor:
         return sent(values, torch.long, self._device)
@@ -157,18 +199,18 @@ def used(rows: Sequence[Row]) -> int:
     return max((_columns(row) for row in rows), default=0)
 
 
-def like(takes: Sequence[int], columns: Sequence[int]) -> Iterator[slice]:
-    """Cut reading rows into lanes of such that are alike: a lane is a rectangle, as long as its longest row, and what that
-    adds to the reads of its rows is less than themselves, or than what one more lane costs.
+def like(sizes: Sequence[tuple[int, int]]) -> Iterator[slice]:
+    """Cut what reads, each so many queries over so many columns, into parts of such that are alike: a part is a rectangle, as
+    wide and as long as its largest, and what that adds to the reads is less than themselves, or than what one more part costs.
     """
-    start, time, length, reads = 0, 0, 0, 0
-    for i, (take, had) in enumerate(zip(takes, columns, strict=True)):
-        wide, long, own = max(time, take), max(length, had + take), take * (had + take)
+    start, widest, longest, reads = 0, 0, 0, 0
+    for i, (queries, columns) in enumerate(sizes):
+        wide, long, own = max(widest, queries), max(longest, columns), queries * columns
         if i > start and (i + 1 - start) * wide * long > 2 * (reads + own) + LANE:
             yield slice(start, i)
-            start, wide, long, reads = i, take, had + take, 0
-        time, length, reads = wide, long, reads + own
-    yield slice(start, len(takes))
+            start, wide, long, reads = i, queries, columns, 0
+        widest, longest, reads = wide, long, reads + own
+    yield slice(start, len(sizes))
 
 
 def _columns(row: Row) -> int:

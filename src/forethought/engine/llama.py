@@ -58,7 +58,7 @@ class Layer:
 @dataclass(frozen=True, slots=True)
 class Llama:
     """A model. `head` [width, outputs] maps the last hidden state to logits: over the vocabulary, or over labels if
-    `classifies`. The products of its layers are of type `dtype`, and so are keys and values; all else is fp32.
+    `classifies`. Its matrices are of type `dtype`, and so are keys and values; a head of labels and all else is fp32.
     """
 
     shape: Shape
@@ -78,12 +78,12 @@ class Llama:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Flat tokens with their positions in their texts, where in the slots their keys and values go, and the lanes, in order,
-    in which their queries attend.
+    """Flat tokens with the turns of their positions, where in the slots their keys and values go, and the lanes, in order, in
+    which their queries attend.
     """
 
     ids: Tensor
-    positions: Tensor
+    turns: Tensor
     places: Tensor
     lanes: tuple[Lane, ...]
 
@@ -91,17 +91,21 @@ class Step:
 def forward(model: Llama, slots: Slots, step: Step) -> Tensor:
     """Write keys and values of the step's tokens and return their normalised hidden states [tokens, width]."""
     s = model.shape
-    x = model.embedding[step.ids]
-    angles = step.positions[:, None, None] * s.inverse_frequencies
-    turns = torch.polar(torch.full_like(angles, s.rope_scale), angles)
+    x = F.embedding(step.ids, model.embedding)
     floor = x.new_full((), math.sqrt(s.epsilon * x.shape[1]))
     for index, layer in enumerate(model.layers):
-        add_times(x, _attend(layer, _unit(x, floor), s, slots, index, turns, step), layer.out)
+        add_times(x, _attend(layer, _unit(x, floor), s, slots, index, step), layer.out)
         if layer.out_bias is not None:
             x.add_(layer.out_bias)
         gate, up = times(_unit(x, floor), layer.gate_up).chunk(2, -1)
         add_times(x, F.silu(gate).mul_(up), layer.down)
     return _unit(x, floor).mul_(model.norm)
+
+
+def turns(shape: Shape, positions: Tensor) -> Tensor:
+    """What rotary embedding multiplies pairs at these positions with: complex [positions, 1, head_dim / 2]."""
+    angles = positions[:, None, None] * shape.inverse_frequencies
+    return torch.polar(torch.full_like(angles, shape.rope_scale), angles)
 
 
 def _unit(x: Tensor, floor: Tensor) -> Tensor:
@@ -110,22 +114,22 @@ def _unit(x: Tensor, floor: Tensor) -> Tensor:
     return x / length.hypot_(floor)
 
 
-def _attend(layer: Layer, x: Tensor, s: Shape, slots: Slots, index: int, turns: Tensor, step: Step) -> Tensor:
+def _attend(layer: Layer, x: Tensor, s: Shape, slots: Slots, index: int, step: Step) -> Tensor:
     """Turn queries and keys, write keys and values, attend."""
     turning = s.heads + s.kv_heads
     qkv = times(x, layer.qkv, layer.qkv_bias).float()
     turned = qkv[:, : turning * s.head_dim].view(-1, turning, s.head_dim)
     if layer.norms is not None:
         turned.copy_(F.rms_norm(turned, (s.head_dim,), None, s.epsilon).mul_(layer.norms))
-    torch.view_as_complex(turned.view(-1, turning, s.head_dim // 2, 2)).mul_(turns)
+    torch.view_as_complex(turned.view(-1, turning, s.head_dim // 2, 2)).mul_(step.turns)
     slots.write(index, step.places, qkv[:, s.heads * s.head_dim :])
     q = cast(turned[:, : s.heads], slots.dtype).view(-1, s.kv_heads, s.heads // s.kv_heads, s.head_dim)
     return attention(q, index, step.lanes)
 
 
 def project(model: Llama, hidden: Tensor) -> Tensor:
-    """Logits of hidden states."""
-    return times(hidden, model.head, model.head_bias)
+    """Logits of hidden states, in fp32."""
+    return times(hidden, model.head, model.head_bias).float()
 
 
 def approval(model: Llama, hidden: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Int8:
         return found.to(x.dtype)
 
 
-PACKED = 1 << 16  # entries: with fewer of them a call of oneDNN costs more than its layout saves
+PACKED = 1 << 17  # entries: with fewer of them a call of oneDNN costs more than its layout saves
 HEIGHT = 64  # rows for which the layout is chosen; other heights are as fast with it
 
 

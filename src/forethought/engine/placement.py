@@ -15,7 +15,7 @@ Precision = Literal["fp32", "int8"]  # what may be asked for instead of the best
 
 
 class Placement(NamedTuple):
-    """A device, and the type of what most memory and time goes into: the products of the layers, keys and values."""
+    """A device, and the type of what most memory and time goes into: the matrices, keys and values."""
 
     device: torch.device
     dtype: torch.dtype
@@ -41,11 +41,12 @@ def best(parameters: int) -> Placement:
 def placed(model: Llama, where: Placement) -> Llama:
     """A model with plain matrices, as it was built on the CPU in fp32, moved. What is there already is not copied.
 
-    Embedding, norms and head stay in fp32, and so do the sums between layers, softmax and logits.
+    Embedding and norms stay in fp32, and so do a head of labels, the sums between layers, softmax and all behind the logits.
     """
     embedding = model.embedding.to(where.device)
     assert isinstance(model.head, Tensor)
     tied = model.head.data_ptr() == model.embedding.data_ptr()
+    head = embedding.t() if tied else model.head.to(where.device)
     frequencies = model.shape.inverse_frequencies.to(where.device)
     return replace(
         model,
@@ -53,7 +54,7 @@ def placed(model: Llama, where: Placement) -> Llama:
         embedding=embedding,
         layers=tuple(_layer(layer, where) for layer in model.layers),
         norm=model.norm.to(where.device),
-        head=embedding.t() if tied else model.head.to(where.device),
+        head=head if model.classifies else head.to(where.dtype),
         head_bias=None if model.head_bias is None else model.head_bias.to(where.device),
         dtype=where.dtype,
     )

@@ -96,27 +96,38 @@ def choose(logits: Tensor, how: Sequence[Sampling] | Columns, uniforms: Tensor) 
 def _inverse(probs: Tensor, uniforms: Tensor) -> Tensor:
     """The token whose part of the cumulative sum a uniform number falls into: its block first, then its place in it."""
     rows, size = probs.shape
-    if size > 4 * BLOCK:
-        whole = F.pad(probs, (0, -size % BLOCK)) if size % BLOCK else probs
-        blocks = whole.view(rows, -1, BLOCK)
-        block, rest = _place(blocks.sum(-1), uniforms)
-        inside, _ = _place(blocks[torch.arange(rows, device=probs.device), block], rest)
-        return (block * BLOCK + inside).clamp_max(size - 1)
-    return _place(probs, uniforms)[0]
+    if size <= 4 * BLOCK:
+        return _place(*_edges(probs, uniforms)).squeeze(1)
+    whole = F.pad(probs, (0, -size % BLOCK)) if size % BLOCK else probs
+    blocks = whole.view(rows, -1, BLOCK)
+    weights = blocks.sum(-1)
+    edges, points = _edges(weights, uniforms)
+    block = _place(edges, points)
+    inside = blocks[torch.arange(rows, device=probs.device), block.squeeze(1)]
+    place = _place(*_edges(inside, _within(block, weights, edges, points)))
+    return (block * BLOCK + place).squeeze(1).clamp_max(size - 1)
 
 
-def _place(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in the cumulative weights the uniforms fall, never on a weight of zero, and where within that weight in [0, 1)."""
+def _edges(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The cumulative weights, and the points [rows, 1] among them at which the uniforms fall."""
     edges = weights.double().cumsum(-1)
-    points = uniforms[:, None] * edges[:, -1:]
+    return edges, uniforms[:, None] * edges[:, -1:]
+
+
+def _place(edges: Tensor, points: Tensor) -> Tensor:
+    """Between which edges the points fall, never on a weight of zero: [rows, 1]."""
     found = torch.searchsorted(edges, points, right=True)
     last = torch.searchsorted(
         edges, edges[:, -1:].contiguous()
     )  # the first to reach the whole: what is behind has no weight
-    found = torch.minimum(found, last).clamp_max(weights.shape[1] - 1)  # which only NaN reaches
+    return torch.minimum(found, last).clamp_max(edges.shape[1] - 1)  # which only NaN reaches
+
+
+def _within(found: Tensor, weights: Tensor, edges: Tensor, points: Tensor) -> Tensor:
+    """Where within the weights that were found the points fall: [rows] in [0, 1)."""
     width = weights.gather(1, found).double()
     within = (points - (edges.gather(1, found) - width)) / width
-    return found.squeeze(1), within.clamp(0.0, 1.0 - 2**-40).squeeze(1)
+    return within.clamp(0.0, 1.0 - 2**-40).squeeze(1)
 
 
 def _nucleus(probs: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> Tensor:

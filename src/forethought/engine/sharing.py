@@ -14,14 +14,25 @@ Spans = tuple[Span, ...]
 
 
 def plan(rows: Sequence[Row], tree: PrefixTree) -> list[tuple[Spans, Spans]]:
-    """For each row the spans of its known tokens that it reads with others, and those that it copies to its slot.
+    """For each row the spans of its known tokens that it reads where they lie, and those that it copies to its slot.
 
-    A span of any level of the tree is shared if reading it once saves `SAVING` token reads.
+    A span of any level of the tree is shared if reading it once saves `SAVING` token reads. What few rows would copy so much
+    of that the slots of all were longer stays where it is, too.
     """
     paths = [tree.path(row.place.node, row.place.known) for row in rows if row.place is not None]
     users = Counter(node for path in paths for node, _ in path)
     shared = {node for node, count in users.items() if (count - 1) * len(node.tokens) >= SAVING}
+    copied = [sum(len(node.tokens) for node, _ in path if node not in shared) for path in paths]
+    shared |= {node for i in _long(copied) for node, _ in paths[i]}
     return [_split(path, shared) for path in paths]
+
+
+def _long(copied: Sequence[int]) -> list[int]:
+    """The rows that copy most, as many as make the rectangle of all slots and the one in which these are read smallest."""
+    order = sorted(range(len(copied)), key=copied.__getitem__, reverse=True)
+    lengths = [*(copied[i] for i in order), 0]  # of the slots if so many stay where they are
+    areas = [len(order) * rest + n * lengths[0] + SAVING * (n > 0) for n, rest in enumerate(lengths)]
+    return order[: areas.index(min(areas))]
 
 
 def _split(path: Iterable[tuple[Node, int]], shared: set[Node]) -> tuple[Spans, Spans]:
