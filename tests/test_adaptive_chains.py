@@ -430,7 +430,7 @@ async def test_forks_of_a_real_model_share_their_beginnings(tmp_path: Path) -> N
     assert at.account.spent.new_tokens < sum(p.state.size for p in pop)
     assert sum(d.cost.new_tokens for d in whole) <= at.account.spent.new_tokens
     for particle in pop:
-        ids = by.model._written(particle.state)  # type: ignore[attr-defined]
+        ids = by.model.written(particle.state)  # type: ignore[attr-defined]
         assert by.model.reader.decode(ids) == particle.state.text  # type: ignore[attr-defined]
 
 

@@ -130,6 +130,8 @@ class Engine:
             isinstance(row.seed, int) and row.seed >= 0, f"a seed must be a whole number of at least 0, not {row.seed}"
         )
         asked, vocabulary = (*row.ids, *row.how.forced, *row.how.banned), self.model.vocabulary
+        if set(map(type, asked)) <= {int} and min(asked) >= 0 and max(asked) < vocabulary:
+            return
         strange = [i for i in asked if not (isinstance(i, int) and 0 <= i < vocabulary)]
         if strange:
             raise UsageError(f"token {strange[0]} is not in the vocabulary of {vocabulary}")
@@ -215,14 +217,18 @@ class Engine:
 
     def _hand_over(self) -> None:
         """If nobody drives, let the next one; the cancelled are freed by the next step, or here if there will be none."""
-        if not self._driven:
+        if self._driven:
+            return
+        if self._waiters:
+            self._waiters[0].wake.set()
+        else:
             self.batch.tidy()
-            if self._waiters:
-                self._waiters[0].wake.set()
 
 
 def _tell(waiter: _Waiter) -> None:
-    """Tell of the progress. A listener that fails fails its own row, as a hook does."""
+    """Tell of the progress, if there can be any. A listener that fails fails its own row, as a hook does."""
+    if waiter.row.place is None and not waiter.row.done:
+        return
     try:
         waiter.row.progress(waiter.row)
     except Exception as error:  # noqa: BLE001 - raised again by the one who waits for this row

@@ -53,6 +53,7 @@ class Local:
             raise UsageError(f"{path} is not there: a local model is a folder in Hugging Face format or a GGUF file")
         self.path, self.name = path, name or "+".join(filter(None, (f"local:{path}", precision)))
         self._kv_bytes, self._precision = kv_bytes, precision
+        self.written = functools.lru_cache(maxsize=4096)(self._written)  # each call asks several times
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -87,10 +88,14 @@ class Local:
 
     def ids(self, messages: Sequence[Message], draft: Draft) -> tuple[int, ...]:
         """The token ids of a prompt and the draft so far."""
+        return self.prompt_ids(messages) + self.written(draft)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The token ids of a prompt."""
         from forethought.models.reading import as_chat
 
-        prompt: tuple[int, ...] = self.reader.prompt_ids(as_chat(messages))
-        return prompt + self._written(draft)
+        found: tuple[int, ...] = self.reader.prompt_ids(as_chat(messages))
+        return found
 
     def _written(self, draft: Draft) -> tuple[int, ...]:
         """The ids of a draft. A piece may have ids and no text: the first bytes of a character."""
@@ -105,7 +110,7 @@ class Local:
 
     def bound(self, request: Request) -> Cost:
         """By an exact count of the prompt and `max_tokens` new ones. The first call loads the model."""
-        prompt, new = len(self.ids(request.messages, request.draft)), request.max_tokens
+        prompt, new = len(self.prompt_ids(request.messages)) + len(self.written(request.draft)), request.max_tokens
         reads = (prompt + new) * (prompt + new + 1) // 2
         return Cost(
             calls=1,
@@ -120,7 +125,8 @@ class Local:
     async def extend(self, request: Request, call: Call) -> Completion:
         """Draw one continuation. Its texts join to the text of all ids: the first bytes of a character wait for the rest."""
         require(request.max_tokens > 0, "a completion needs room for one new token at least: max_tokens is 0")
-        ids, written = self.ids(request.messages, request.draft), self._written(request.draft)
+        written = self.written(request.draft)
+        ids = self.prompt_ids(request.messages) + written
         engine, how, hook = self.engine, sampling(request), request.controls.hook
         row = await engine.generate(ids, how, call.seed, lambda row: call.progress(self._cost(row)), hook, len(written))
         assert row.finish is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from forethought.core.cost import Cost
-from forethought.core.draft import ROOT, Draft, Grade
+from forethought.core.draft import Draft, Grade
 from forethought.core.problem import Message
 from forethought.models.local import Local
 
@@ -31,14 +31,16 @@ class RewardModel:
 
     def bound(self, messages: tuple[Message, ...], draft: Draft, known: Draft | None) -> Cost:
         """The charge; more than it for a draft that is not written yet, of which only the `size` is known."""
-        prompt = len(self._local.ids(messages, ROOT))
-        written = max(draft.size, len(self._local.ids(messages, draft)) - prompt)
-        read = 0 if known is None else len(self._local.ids(messages, known))
-        return Cost(verifier_calls=1, verifier_tokens=prompt + written + 1 - read)
+        written = max(draft.size, len(self._local.written(draft)))
+        return Cost(verifier_calls=1, verifier_tokens=self._unread(messages, known) + written + 1)
+
+    def _unread(self, messages: tuple[Message, ...], known: Draft | None) -> int:
+        """What is read beside the draft: the prompt; where a beginning `known` has been read, so much less than the draft."""
+        return len(self._local.prompt_ids(messages)) if known is None else -len(self._local.written(known))
 
     async def grade(self, messages: tuple[Message, ...], draft: Draft, known: Draft | None) -> tuple[Grade, Cost]:
         """The grade of each step so far, and what reading on from `known` costs."""
-        prompt = len(self._local.ids(messages, ROOT))
+        prompt = len(self._local.prompt_ids(messages))
         ids = list(self._local.ids(messages, draft))
         if draft.finished:
             ids += sorted(self._local.engine.model.eos)[:1]
@@ -48,5 +50,5 @@ class RewardModel:
         if not ends or ends[-1] != len(ids) - 1:
             ends.append(len(ids) - 1)
         steps = tuple(scored.outputs[place] for place in ends)
-        read = 0 if known is None else len(self._local.ids(messages, known))
-        return Grade(steps[-1], steps), Cost(verifier_calls=1, verifier_tokens=len(ids) - read)
+        unread = self._unread(messages, known) + len(ids) - prompt
+        return Grade(steps[-1], steps), Cost(verifier_calls=1, verifier_tokens=unread)
