@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -12,6 +13,7 @@ import pytest
 
 from forethought.engine import batch
 from forethought.engine.batch import Statistics
+from forethought.engine.compute import SWITCH, computed
 from forethought.engine.engine import Engine
 from forethought.engine.rows import Row
 from forethought.engine.sampling import Sampling
@@ -81,3 +83,12 @@ def test_a_text_that_is_known_costs_no_step(make: Callable[..., Engine]) -> None
     run(engine, Row(prompt(20), Sampling(1), 0))
     told = run(engine, Row(prompt(20), Sampling(0), 0))
     assert (told.steps, told.tokens_computed, told.tokens_reused) == (1, 20, 20)
+
+
+def test_python_s_lock_changes_hands_often_only_while_something_is_computed() -> None:
+    before = sys.getswitchinterval()
+    assert computed(sys.getswitchinterval) == pytest.approx(SWITCH)
+    assert computed(lambda: computed(sys.getswitchinterval)) == pytest.approx(SWITCH)
+    with pytest.raises(ZeroDivisionError):
+        computed(lambda: 1 // 0)
+    assert sys.getswitchinterval() == before

@@ -49,6 +49,7 @@ class Pages:
         self._users = np.zeros(self.count, np.int32)
         self._filled = np.zeros(self.count, np.int32)
         self.used = self.peak = self.reserved = 0
+        self._touched = 0  # pages behind these have never been used
 
     @property
     def room(self) -> int:
@@ -75,7 +76,8 @@ class Pages:
 
     def _free_span(self, need: int) -> tuple[int, int]:
         """The first span of `need` free pages, or else the longest there is: where it starts and how much to take of it."""
-        edges = np.flatnonzero(np.diff(np.concatenate(([1], self._users != 0, [1]))))
+        users = self._users[: self._touched + need]
+        edges = np.flatnonzero(np.diff(np.concatenate(([1], users != 0, [1]))))
         starts, lengths = edges[::2], edges[1::2] - edges[::2]
         fitting = np.flatnonzero(lengths >= need)
         best = fitting[0] if len(fitting) else lengths.argmax()
@@ -87,6 +89,7 @@ class Pages:
         self.peak = max(self.peak, self.used)
         self._users[pages] += 1
         self._filled[pages] = PAGE
+        self._touched = max(self._touched, pages.stop)
         self._filled[pages.stop - 1] = (span.at + span.length - 1) % PAGE + 1
         return span
 
