@@ -7,6 +7,7 @@ is cut off goes on where it was: each method on each family is kept once it is d
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -128,6 +129,7 @@ def paired(name: str, n: int, task: GeneratedTask, count: int, done: Callable[[i
     sides: dict[str, Solve] = {"ours": partial(ours, name, n), "theirs": partial(theirs, name, n)}
     for solve in sides.values():  # models load, caches of both sides begin alike
         anyio.run(together, solve, by, [task.problem(task.middle, count)], count)
+    gc.freeze()  # as the command line does: litellm's and torch's objects are looked at in neither side's time
     solved: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     seconds = dict.fromkeys(sides, 0.0)
     for turn, first in enumerate(range(0, count, AT_ONCE)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,7 @@ def check_measured(rows: Sequence[Mapping[str, Any]]) -> None:
 async def measured(bench: Bench, out: Path) -> list[dict[str, object]]:
     """Run a bench in its folder. What cannot work is refused before there is a store, or a bar."""
     await ready(bench)
+    gc.freeze()  # what is loaded stays: the collector would look at a quarter of a million objects again and again
     with open_store(out) as store:
         before = {row.id for row in store.runs() if row.status == "done"}
         rows = await shown(bench, store)
