@@ -143,7 +143,7 @@ class Layout:
     def _mask(self, columns: Tensor, length: int, group: int) -> Tensor:
         """-inf behind each query's own column: [rows * kv_heads, time * group, length] from columns [rows, time]."""
         hidden = torch.arange(length, device=self._device) > columns[..., None]
-        mask = torch.zeros_like(hidden, dtype=self.slots.dtype).masked_fill_(hidden, -torch.inf)
+        mask = self._hiding(hidden)
         rows, time, _ = mask.shape
         whole = mask[:, None, :, None].expand(rows, self._shape.kv_heads, time, group, length)
         return whole.reshape(rows * self._shape.kv_heads, time * group, length)
@@ -175,20 +175,25 @@ class Layout:
         return Shared(keys, values, self._long(padded), where, absent if len(places) < rows else None, mask)
 
     def _stacked(self, spans: Sequence[Span]) -> tuple[Tensor, Tensor | None]:
-        """Keys and values [layers, 2, spans, kv_heads, longest, head_dim], a view if it is one; a mask if lengths differ."""
+        """Keys and values [layers, 2, spans, kv_heads, longest, head_dim] of spans by length, a view if
+        it is the only one; a mask if lengths differ.
+        """
         views, lengths = [self._tree.pages.view(span) for span in spans], [span.length for span in spans]
         if len(spans) == 1:
             return views[0][:, :, None], None
-        layers, two, kv_heads, longest, head_dim = views[lengths.index(max(lengths))].shape
+        layers, two, kv_heads, longest, head_dim = views[-1].shape
         whole = views[0].new_empty(layers, two, len(spans), kv_heads, longest, head_dim)
         for i, (view, length) in enumerate(zip(views, lengths, strict=True)):
             whole[:, :, i, :, :length] = view
             whole[:, :, i, :, length:] = 0  # a mask does not hide what is not finite
-        if min(lengths) == longest:
+        if lengths[0] == longest:
             return whole, None
         hidden = torch.arange(longest, device=self._device) >= self._long(lengths)[:, None]
-        mask = torch.zeros_like(hidden, dtype=whole.dtype).masked_fill_(hidden, -torch.inf)
-        return whole, mask[:, None, None]
+        return whole, self._hiding(hidden)[:, None, None]
+
+    def _hiding(self, hidden: Tensor) -> Tensor:
+        """What is added to scores to hide some."""
+        return torch.zeros_like(hidden, dtype=self.slots.dtype).masked_fill_(hidden, -torch.inf)
 
     def _long(self, values: Sequence[int]) -> Tensor:
         return sent(values, torch.long, self._device)

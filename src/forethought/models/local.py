@@ -125,8 +125,7 @@ class Local:
     async def extend(self, request: Request, call: Call) -> Completion:
         """Draw one continuation. Its texts join to the text of all ids: the first bytes of a character wait for the rest."""
         require(request.max_tokens > 0, "a completion needs room for one new token at least: max_tokens is 0")
-        written = self.written(request.draft)
-        ids = self.prompt_ids(request.messages) + written
+        ids, written = self.ids(request.messages, request.draft), self.written(request.draft)
         engine, how, hook = self.engine, sampling(request), request.controls.hook
         row = await engine.generate(ids, how, call.seed, lambda row: call.progress(self._cost(row)), hook, len(written))
         assert row.finish is not None
