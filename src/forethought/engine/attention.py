@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from forethought.engine.compiled import mix
 from forethought.engine.matrix import cast
 
 
@@ -53,11 +54,31 @@ class Lane:
     shared: tuple[Shared, ...] = ()
 
 
-def attention(q: Tensor, index: int, lanes: tuple[Lane, ...]) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Slots with one query each, over `columns` [rows] and one more of its own slot, `longest` at most. `kv` are all slots of
+    a layer.
+    """
+
+    tokens: slice
+    columns: Tensor
+    longest: int
+    kv: tuple[Tensor, ...]
+    shared: tuple[Shared, ...] = ()
+
+
+def attention(q: Tensor, index: int, lanes: tuple[Lane | Rows, ...]) -> Tensor:
     """Queries [tokens, kv_heads, group, head_dim] of one layer to mixed values [tokens, heads * head_dim]."""
     if len(lanes) == 1:
-        return _lane(q, index, lanes[0])
-    return torch.cat([_lane(q[lane.tokens], index, lane) for lane in lanes])
+        return _mixed(q, index, lanes[0])
+    return torch.cat([_mixed(q[lane.tokens], index, lane) for lane in lanes])
+
+
+def _mixed(q: Tensor, index: int, lane: Lane | Rows) -> Tensor:
+    if isinstance(lane, Lane):
+        return _lane(q, index, lane)
+    parts = [_partial(q, part, index) for part in lane.shared]
+    return mix(q, lane.kv[index], lane.columns, lane.longest, parts)
 
 
 def _lane(q: Tensor, index: int, lane: Lane) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from forethought.engine.attention import Lane, Shared
+from forethought.engine.attention import Lane, Rows, Shared
+from forethought.engine.compiled import compiles
 from forethought.engine.llama import Llama, Step, turns
 from forethought.engine.pages import Span
 from forethought.engine.placement import sent
@@ -48,7 +49,7 @@ class Layout:
         self._count(decoding)
         self._reserve(len(decoding), reading, takes)
         ids = [row.tokens[-1] for row in decoding]
-        lanes = [self._decode_lane(decoding)] if decoding else []
+        lanes: list[Lane | Rows] = [self._decode_lane(decoding)] if decoding else []
         positions, places = self._positions[: len(decoding)], self._places if decoding else self._places[:0]
         if reading:
             ids += [i for row, take in zip(reading, takes, strict=True) for i in _next(row, take)]
@@ -100,7 +101,7 @@ class Layout:
         if len(self._turns) < longest:
             self._turns = turns(self._shape, torch.arange(1 << longest.bit_length(), device=self._device))
 
-    def _decode_lane(self, rows: Sequence[Row]) -> Lane:
+    def _decode_lane(self, rows: Sequence[Row]) -> Lane | Rows:
         if self._rebuild:
             self._positions = self._long([row.length - 1 for row in rows])
             self._columns = self._long([_columns(row) for row in rows])
@@ -111,6 +112,8 @@ class Layout:
             self._positions, self._columns = self._positions + 1, self._columns + 1
             self._places = self._places + 1
         length = self._most + 1
+        if compiles(self._device):
+            return Rows(slice(0, len(rows)), self._columns, length, self.slots.layers, self._together)
         mask = None if self._least == self._most else self._mask(self._columns[:, None], length, 1)
         window = self.slots.window(0, len(rows), length)
         return Lane(len(rows), 1, length, slice(0, len(rows)), *window, mask, shared=self._together)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forethought.engine.attention import Lane, attention
+from forethought.engine.attention import Lane, Rows, attention
+from forethought.engine.compiled import compiles, gate, turn
 from forethought.engine.matrix import Matrix, add_times, cast, times
 from forethought.engine.slots import Slots
 
@@ -85,21 +87,21 @@ class Step:
     ids: Tensor
     turns: Tensor
     places: Tensor
-    lanes: tuple[Lane, ...]
+    lanes: tuple[Lane | Rows, ...]
 
 
 def forward(model: Llama, slots: Slots, step: Step) -> Tensor:
     """Write keys and values of the step's tokens and return their normalised hidden states [tokens, width]."""
     s = model.shape
     x = F.embedding(step.ids, model.embedding)
-    floor = x.new_full((), math.sqrt(s.epsilon * x.shape[1]))
+    queries, activated = (_compiled_queries, _compiled_activated) if compiles(x.device) else (_queries, _activated)
     for index, layer in enumerate(model.layers):
-        add_times(x, _attend(layer, _unit(x, floor), s, slots, index, step), layer.out)
+        q = queries(layer, x, s, slots, index, step)
+        add_times(x, attention(q, index, step.lanes), layer.out)
         if layer.out_bias is not None:
             x.add_(layer.out_bias)
-        gate, up = times(_unit(x, floor), layer.gate_up).chunk(2, -1)
-        add_times(x, F.silu(gate).mul_(up), layer.down)
-    return _unit(x, floor).mul_(model.norm)
+        add_times(x, activated(layer, x, s), layer.down)
+    return _unit(x, s).mul_(model.norm)
 
 
 def turns(shape: Shape, positions: Tensor) -> Tensor:
@@ -108,23 +110,44 @@ def turns(shape: Shape, positions: Tensor) -> Tensor:
     return torch.polar(torch.full_like(angles, shape.rope_scale), angles)
 
 
-def _unit(x: Tensor, floor: Tensor) -> Tensor:
+def _unit(x: Tensor, s: Shape) -> Tensor:
     """RMS norm but for a factor sqrt(width), which the weights behind it carry: three kernels where `F.rms_norm` has six."""
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / length.hypot_(floor)
+    return x / length.hypot_(_floor(s.epsilon * x.shape[1], x.device))
 
 
-def _attend(layer: Layer, x: Tensor, s: Shape, slots: Slots, index: int, step: Step) -> Tensor:
-    """Turn queries and keys, write keys and values, attend."""
+@functools.cache
+def _floor(square: float, device: torch.device) -> Tensor:
+    """The least that a length counts."""
+    return torch.tensor(math.sqrt(square), device=device)
+
+
+def _compiled_queries(layer: Layer, x: Tensor, s: Shape, slots: Slots, index: int, step: Step) -> Tensor:
+    floors = s.epsilon * x.shape[1], s.epsilon * s.head_dim
+    return turn(
+        x, times(x, layer.qkv), layer.qkv_bias, layer.norms, floors, step.turns, step.places, slots.layers[index]
+    )
+
+
+def _compiled_activated(layer: Layer, x: Tensor, s: Shape) -> Tensor:
+    return gate(x, times(x, layer.gate_up), s.epsilon * x.shape[1])
+
+
+def _activated(layer: Layer, x: Tensor, s: Shape) -> Tensor:
+    gate, up = times(_unit(x, s), layer.gate_up).chunk(2, -1)
+    return F.silu(gate).mul_(up)
+
+
+def _queries(layer: Layer, x: Tensor, s: Shape, slots: Slots, index: int, step: Step) -> Tensor:
+    """Queries [tokens, kv_heads, group, head_dim], turned; keys and values, in their places."""
     turning = s.heads + s.kv_heads
-    qkv = times(x, layer.qkv, layer.qkv_bias).float()
+    qkv = times(_unit(x, s), layer.qkv, layer.qkv_bias).float()
     turned = qkv[:, : turning * s.head_dim].view(-1, turning, s.head_dim)
     if layer.norms is not None:
         turned.copy_(F.rms_norm(turned, (s.head_dim,), None, s.epsilon).mul_(layer.norms))
     torch.view_as_complex(turned.view(-1, turning, s.head_dim // 2, 2)).mul_(step.turns)
     slots.write(index, step.places, qkv[:, s.heads * s.head_dim :])
-    q = cast(turned[:, : s.heads], slots.dtype).view(-1, s.kv_heads, s.heads // s.kv_heads, s.head_dim)
-    return attention(q, index, step.lanes)
+    return cast(turned[:, : s.heads], slots.dtype).view(-1, s.kv_heads, s.heads // s.kv_heads, s.head_dim)
 
 
 def project(model: Llama, hidden: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Slots:
     ) -> None:
         self.dtype = dtype
         self._kv = torch.zeros(layers, 2, 0, kv_heads, 0, head_dim, device=device, dtype=dtype)
-        self._flat = self._kv.view(layers, -1, head_dim).unbind()
+        self.layers, self._flat = self._kv.unbind(), self._kv.view(layers, -1, head_dim).unbind()
 
     @property
     def tokens(self) -> int:
@@ -56,7 +56,7 @@ class Slots:
         new = self._kv.new_zeros(layers, 2, more_rows, kv_heads, more_columns, head_dim)
         rows, columns = min(had, more_rows), min(room, used)
         new[:, :, :rows, :, :columns] = self._kv[:, :, :rows, :, :columns]
-        self._kv, self._flat = new, new.view(layers, -1, head_dim).unbind()
+        self._kv, self.layers, self._flat = new, new.unbind(), new.view(layers, -1, head_dim).unbind()
         return True
 
     def places(self, rows: Tensor, columns: Tensor) -> Tensor:

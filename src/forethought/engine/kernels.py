@@ -1,0 +1,286 @@
+"""Kernels over blocks of numbers, for numba to compile: see `compiled`, which calls them.
+
+Numbers of a `kind` are fp32, or bfloat16 as unsigned integers, which are the upper halves of those in fp32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray, float32, int32, int64, njit, types, uint16
+from numba.extending import intrinsic, overload
+
+ROWS = 8  # taken from the counter at once
+# All of fast mathematics but two: a NaN has to stay one, so that a broken row is seen, and infinity hides.
+FAST: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"}, "error_model": "numpy"}
+ANY: dict[str, Any] = {"fastmath": True, "error_model": "numpy"}
+
+
+@intrinsic
+def _at(_, address, kind):
+    """The pointer to numbers of a kind at an address."""
+
+    def code(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind.instance_type)(address, kind), code
+
+
+@intrinsic
+def _take(_, counter, more):
+    """What the counter stood at, before so many more were taken, by whichever thread."""
+
+    def code(context, builder, signature, args):
+        return builder.atomic_rmw("add", args[0], args[1], "monotonic")
+
+    return types.int64(counter, more), code
+
+
+def _get(numbers, i): ...
+def _put(numbers, i, x): ...
+
+
+@overload(_get, jit_options=FAST)
+def _(numbers, i):
+    if numbers.dtype == types.float32:
+        return lambda numbers, i: numbers[i]
+    return lambda numbers, i: np.uint32(np.uint32(numbers[i]) << np.uint32(16)).view(np.float32)
+
+
+@overload(_put, jit_options=FAST)
+def _(numbers, i, x):
+    def whole(numbers, i, x):
+        numbers[i] = x
+
+    def half(numbers, i, x):  # to the nearest, ties to even
+        bits = np.float32(x).view(np.uint32)
+        numbers[i] = np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+    return whole if numbers.dtype == types.float32 else half
+
+
+@njit(**FAST)
+def _real(bits):
+    return float32(np.int64(bits).view(np.float64))
+
+
+@njit(**FAST)
+def _exp(x):
+    """e^x but for 2e-7 of it (times |x| if that is more): powers of two by the exponent's bits, what is between them by a
+    polynomial. NaN stays NaN.
+    """
+    y = x * float32(1.4426950408889634)
+    y = float32(-126.0) if y < float32(-126.0) else y  # noqa: FURB136 - `max` may lose a NaN
+    y = float32(126.0) if y > float32(126.0) else y  # noqa: FURB136
+    whole = np.rint(y)
+    z = (y - whole) * float32(0.6931471805599453)
+    p = float32(1 / 120) + z * float32(1 / 720)
+    p = float32(1 / 2) + z * (float32(1 / 6) + z * (float32(1 / 24) + z * p))
+    p = float32(1) + z * (float32(1) + z * p)
+    return p * np.int32((int32(whole) + int32(127)) << int32(23)).view(np.float32)
+
+
+@njit(**FAST)
+def _inverse_norm(x, floor):
+    total = float32(0)
+    for i in range(x.size):
+        total += x[i] * x[i]
+    return float32(1) / np.sqrt(total + floor)
+
+
+@njit(**FAST)
+def _scaled(x, scale, to):
+    for i in range(x.size):
+        _put(to, i, _get(x, i) * scale)
+
+
+@njit(**FAST)
+def _biased(x, bias):
+    for i in range(bias.size):
+        x[i] += _get(bias, i)
+
+
+@njit(**FAST)
+def _normed(x, norm, floor):
+    """RMS norm of a head, if it has one."""
+    if norm.size:
+        scale = _inverse_norm(x, floor) * np.sqrt(float32(x.size))
+        for i in range(x.size):
+            x[i] *= scale * norm[i]
+
+
+@njit(**FAST)
+def _turned(x, turns, to):
+    """Pairs as complex numbers, multiplied."""
+    for i in range(0, x.size, 2):
+        _put(to, i, x[i] * turns[i] - x[i + 1] * turns[i + 1])
+        _put(to, i + 1, x[i + 1] * turns[i] + x[i] * turns[i + 1])
+
+
+@njit(**FAST)
+def _turn(block, kind):
+    a = carray(block, (16,), int64)
+    tokens, width, kv_heads, group, head_dim = a[1], a[2], a[3], a[4], a[5]
+    floor, norm_floor, heads = _real(a[6]), _real(a[7]), a[3] * a[4]
+    x = carray(_at(a[8], float32), (tokens, width))
+    qkv = carray(_at(a[9], kind), (tokens, heads + 2 * kv_heads, head_dim))
+    bias = carray(_at(a[10], kind), (heads + 2 * kv_heads, head_dim if a[10] else 0))
+    norms = carray(_at(a[11], float32), (heads + kv_heads, head_dim if a[11] else 0))
+    turns = carray(_at(a[12], float32), (tokens, head_dim))
+    places = carray(_at(a[13], int64), (tokens, 2 * kv_heads))
+    kv = carray(_at(a[14], kind), (np.int64(1) << 40, head_dim))
+    q = carray(_at(a[15], kind), (kv_heads, tokens, group, head_dim))
+    head = np.empty(head_dim, np.float32)
+    while True:
+        first = _take(block, ROWS)
+        if first >= tokens:
+            return
+        for t in range(first, min(first + ROWS, tokens)):
+            scale = _inverse_norm(x[t], floor)
+            for h in range(heads + 2 * kv_heads):
+                _scaled(qkv[t, h], scale, head)
+                _biased(head, bias[h])
+                if h < heads + kv_heads:
+                    _normed(head, norms[h], norm_floor)
+                if h < heads:
+                    _turned(head, turns[t], q[h // group, t, h % group])
+                elif h < heads + kv_heads:
+                    _turned(head, turns[t], kv[places[t, h - heads]])
+                else:
+                    _scaled(head, float32(1), kv[places[t, h - heads]])
+
+
+@njit(**FAST)
+def _gated(gates, ups, scale, to):
+    for i in range(to.size):
+        x = _get(gates, i) * scale
+        _put(to, i, x / (float32(1) + _exp(-x)) * (_get(ups, i) * scale))
+
+
+@njit(**FAST)
+def _gate(block, kind):
+    a = carray(block, (8,), int64)
+    tokens, width, inner, floor = a[1], a[2], a[3], _real(a[4])
+    x = carray(_at(a[5], float32), (tokens, width))
+    gate_up = carray(_at(a[6], kind), (tokens, 2, inner))
+    found = carray(_at(a[7], kind), (tokens, inner))
+    while True:
+        first = _take(block, ROWS)
+        if first >= tokens:
+            return
+        for t in range(first, min(first + ROWS, tokens)):
+            _gated(gate_up[t, 0], gate_up[t, 1], _inverse_norm(x[t], floor), found[t])
+
+
+@njit(**FAST)
+def _scores(q, keys, scores):
+    for j in range(scores.size):
+        key, total = keys[j], float32(0)
+        for i in range(q.size):
+            total += q[i] * _get(key, i)
+        scores[j] = total
+
+
+@njit(**ANY)  # or there is no maximum of many at once; a NaN is in its own score still
+def _largest(scores):
+    most = scores[0]
+    for j in range(scores.size):
+        most = max(most, scores[j])
+    return most
+
+
+@njit(**FAST)
+def _weigh(scores, most):
+    """Scores to weights that are not normalised. Returns their sum."""
+    for j in range(scores.size):
+        scores[j] = _exp(scores[j] - most)
+    total = float32(0)
+    for j in range(scores.size):
+        total += scores[j]
+    return total
+
+
+@njit(**FAST)
+def _add(weights, values, to):
+    """Add values, four at a time: each pass reads and writes `to`."""
+    n = weights.size
+    for j in range(0, n - 3, 4):
+        a, b, c, d = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
+        va, vb, vc, vd = values[j], values[j + 1], values[j + 2], values[j + 3]
+        for i in range(to.size):
+            to[i] += a * _get(va, i) + b * _get(vb, i) + c * _get(vc, i) + d * _get(vd, i)
+    for j in range(n - n % 4, n):
+        weight, value = weights[j], values[j]
+        for i in range(to.size):
+            to[i] += weight * _get(value, i)
+
+
+@njit(**FAST)
+def _part(a, p, side, row, head, query, size):
+    """Of part `p` the output (side 0) or log-sum-exp (side 1) of a query."""
+    b = 16 + 8 * p + 4 * side
+    at = row * a[b + 1] + head * a[b + 2] + query * a[b + 3]
+    return carray(_at(a[b] + 4 * at, float32), (size,))
+
+
+@njit(**FAST)
+def _mixed(q, keys, values, scores, a, row, head, query, to):
+    """Add up in `to` what a query mixes, over its own columns and the parts. Returns the sum of the weights."""
+    _scores(q, keys, scores)
+    most = _largest(scores)
+    for p in range(a[15]):
+        most = max(most, _part(a, p, 1, row, head, query, 1)[0])
+    total = _weigh(scores, most)
+    to[:] = 0
+    for p in range(a[15]):
+        weight, value = _exp(_part(a, p, 1, row, head, query, 1)[0] - most), _part(a, p, 0, row, head, query, to.size)
+        total += weight
+        for i in range(to.size):
+            to[i] += weight * value[i]
+    _add(scores, values, to)
+    return total
+
+
+@njit(**FAST)
+def _mix(block, kind, bytes_):
+    a = carray(block, (1 << 10,), int64)
+    rows, kv_heads, group, head_dim, room, slots = a[1], a[2], a[3], a[4], a[5], a[6]
+    kv = carray(_at(a[12], kind), (2, slots, kv_heads, room, head_dim))
+    columns, found = carray(_at(a[13], int64), (rows,)), carray(_at(a[14], kind), (rows, kv_heads, group, head_dim))
+    scores, q, to = np.empty(a[7], np.float32), np.empty(head_dim, np.float32), np.empty(head_dim, np.float32)
+    while True:
+        item = _take(block, 1)
+        if item >= rows * kv_heads:
+            return
+        row, head = item // kv_heads, item % kv_heads
+        n = columns[row] + 1
+        for query in range(group):
+            at = a[11] + bytes_ * (row * a[8] + head * a[9] + query * a[10])
+            _scaled(carray(_at(at, kind), (head_dim,)), float32(1), q)
+            total = _mixed(q, kv[0, row, head, :n], kv[1, row, head, :n], scores[:n], a, row, head, query, to)
+            _scaled(to, float32(1) / total, found[row, head, query])
+
+
+def turn_whole(block):
+    _turn(block, float32)
+
+
+def turn_half(block):
+    _turn(block, uint16)
+
+
+def gate_whole(block):
+    _gate(block, float32)
+
+
+def gate_half(block):
+    _gate(block, uint16)
+
+
+def mix_whole(block):
+    _mix(block, float32, 4)
+
+
+def mix_half(block):
+    _mix(block, uint16, 2)
