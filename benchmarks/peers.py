@@ -39,10 +39,12 @@ from forethought.core.problem import Problem
 from forethought.core.scope import Seeded
 from forethought.core.trace import MemoryTrace
 from forethought.methods import By, methods
+from forethought.models.names import model_named
 from forethought.selection import selections
 from forethought.solving import Parts, populate
 from forethought.tasks import GENERATED
 from forethought.tasks.generated import GeneratedTask
+from forethought.verifiers.process import reward_model
 
 PINS = ("its-hub[lm]==1.2.0", "treequest==0.3.3")
 # As many of each family as half an hour allows, in whole turns of AT_ONCE.
@@ -122,21 +124,31 @@ async def together(solve: Solve, by: By, problems: Sequence[Problem], first: int
 
 
 def paired(name: str, n: int, task: GeneratedTask, count: int, done: Callable[[int], None]) -> dict[str, Any]:
-    """Both sides on the problems of a family, in turns of AT_ONCE whose order alternates."""
-    method = methods.parse("beam")
-    by = by_of("reasoner", task, "process", [method])
+    """Both sides on the problems of a family, in turns of AT_ONCE whose order alternates. Each turn of a side has models of
+    its own, or whoever comes second finds in their prefix trees what the first has read.
+    """
     problems = [task.problem(task.middle, index) for index in range(count)]
     sides: dict[str, Solve] = {"ours": partial(ours, name, n), "theirs": partial(theirs, name, n)}
-    for solve in sides.values():  # models load, caches of both sides begin alike
-        anyio.run(together, solve, by, [task.problem(task.middle, count)], count)
+
+    def fresh(solve: Solve) -> By:
+        model_named.cache_clear()
+        reward_model.cache_clear()
+        by = by_of("reasoner", task, "process", [methods.parse("beam")])
+        anyio.run(together, solve, by, [task.problem(task.middle, count)], count)  # models load
+        return by
+
+    for solve in sides.values():
+        fresh(solve)
     gc.freeze()  # as the command line does: litellm's and torch's objects are looked at in neither side's time
     solved: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     seconds = dict.fromkeys(sides, 0.0)
     for turn, first in enumerate(range(0, count, AT_ONCE)):
         part = problems[first : first + AT_ONCE]
         for side in list(sides)[:: -1 if turn % 2 else 1]:
+            by = fresh(sides[side])
             random.seed(first)
             np.random.seed(first)  # noqa: NPY002, the peers draw from the global generators
+            gc.collect()  # what went before is nobody's time
             found, took = anyio.run(together, sides[side], by, part, first)
             solved[side] += [one.as_json() for one in found]
             seconds[side] += took
