@@ -59,6 +59,11 @@ def test_exp_is_that_of_numpy_and_keeps_what_is_no_number() -> None:
     assert np.isnan(kernels._exp(np.float32(np.nan)))
 
 
+def nothing(rows: int, kv: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """No spans of a pool."""
+    return kv[:, 0, :, :0].contiguous(), torch.zeros(rows + 1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+
+
 def mixed(q: torch.Tensor, kv: torch.Tensor, columns: list[int], parts: list[Any]) -> torch.Tensor:
     """What `mix` says, row by row."""
     rows, found = len(q), list[torch.Tensor]()
@@ -99,9 +104,18 @@ def test_mix_is_one_softmax_over_columns_and_parts(
     ]
     for _, total in given:
         total[::3] = -torch.inf  # these rows do not read it
-    found = compiled.mix(q, kv, torch.tensor(columns), max(columns) + 1, given)
+    found = compiled.mix(q, kv, torch.tensor(columns), *nothing(rows, kv), max(columns) + 1, given)
     assert found.dtype == dtype
     assert alike(found, mixed(q, kv, columns, given))
+    spans = [span for n in columns for span in ((5 * n, n // 3), (3 * n, n - n // 3))]  # as much again, in two places
+    pool, first = random(2, kv_heads, 700, head_dim).to(dtype), 2 * torch.arange(rows + 1)
+    whole = torch.stack([
+        torch.cat([kv[:, row, :, : n + 1], *(pool[:, :, at : at + length] for at, length in spans[2 * row : 2 * row + 2]),
+                   torch.zeros(2, kv_heads, 182 - 2 * n, head_dim, dtype=dtype)], 2)
+        for row, n in enumerate(columns)
+    ], 1)  # fmt: skip
+    found = compiled.mix(q, kv, torch.tensor(columns), pool, first, torch.tensor(spans), 2 * max(columns) + 1, given)
+    assert alike(found, mixed(q, whole, [2 * n for n in columns], given))
 
 
 @HERE
@@ -110,7 +124,7 @@ def test_what_is_no_number_stays_in_its_row(dtype: torch.dtype) -> None:
     q, kv = torch.randn(4, 2, 2, 8).to(dtype), torch.randn(2, 4, 2, 50, 8).to(dtype)
     kv[0, 1, :, 33], kv[1, 2, :, 0] = torch.nan, torch.inf
     kv[:, 3, :, 41:] = torch.nan  # behind its end
-    found = compiled.mix(q, kv, torch.full((4,), 40), 41, [])
+    found = compiled.mix(q, kv, torch.full((4,), 40), *nothing(4, kv), 41, [])
     assert found.isfinite().all(-1).tolist() == [True, False, False, True]
 
 
@@ -133,7 +147,7 @@ def test_a_team_computes_what_one_thread_does(dtype: torch.dtype, monkeypatch: p
     columns, found = torch.arange(100) % 50, list[torch.Tensor]()
     for least in (0, 1 << 60):
         monkeypatch.setattr(compiled, "TEAM", least)
-        found += [compiled.gate(x, gate_up, 1e-5), compiled.mix(q, kv, columns, 50, [])]
+        found += [compiled.gate(x, gate_up, 1e-5), compiled.mix(q, kv, columns, *nothing(100, kv), 50, [])]
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[3])
     gates, ups = (gate_up.float() / (x.square().sum(-1, keepdim=True) + 1e-5).sqrt()).chunk(2, -1)

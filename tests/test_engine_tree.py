@@ -16,7 +16,7 @@ from forethought.engine.rows import Place, Row
 from forethought.engine.sampling import Sampling
 from forethought.engine.sharing import SAVING, plan
 
-NOTHING = torch.empty(0)
+NOTHING = ()
 
 
 def a_tree(pages: int) -> PrefixTree:
@@ -34,12 +34,12 @@ def known(tree: PrefixTree, ids: Sequence[int]) -> tuple[int, torch.Tensor, list
     path = tree.path(node, length)
     assert sum(taken for _, taken in path) == length
     kv = [tree.pages.view(Span(node.span.at, taken)) for node, taken in path]
-    outputs = [value for node, taken in path for value in node.outputs[:taken].tolist()]
+    outputs = [value for node, taken in path for value in node.outputs[:taken]]
     return length, torch.cat([torch.empty(1, 2, 1, 0, 1), *kv], 3), outputs
 
 
 def insert(tree: PrefixTree, ids: Sequence[int], start: int = 0) -> tuple[int, Node]:
-    return tree.insert(ids, start, told(ids, start), told(ids, start)[0, 0].flatten())
+    return tree.insert(ids, start, told(ids, start), told(ids, start)[0, 0].flatten().tolist())
 
 
 def shared(a: Sequence[int], b: Sequence[int]) -> int:
@@ -163,7 +163,7 @@ def test_common_counts_what_agrees(tokens: list[int], ids: list[int], start: int
 
 def test_who_shares_a_little_takes_nothing_from_the_others() -> None:
     tree, text = a_tree(400), tuple(range(1000))
-    tree.insert(text, 0, torch.zeros(1, 2, 1, 1000, 1), torch.zeros(1000))
+    tree.insert(text, 0, torch.zeros(1, 2, 1, 1000, 1), [0.0] * 1000)
     rows = [row(tree, text) for _ in range(16)]
     (*others, late) = plan([*rows, row(tree, (*text[:10], 5000))], tree)
     assert others == [((Span(10, 990),), (Span(0, 10),))] * 16

@@ -55,15 +55,27 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """What rows read alone, where it lies: row i the `spans` [2 * spans], place and length, from firsts[i] to firsts[i + 1].
+    `longest` tokens at most.
+    """
+
+    firsts: Tensor
+    spans: Tensor
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
-    """Slots with one query each, over `columns` [rows] and one more of its own slot, `longest` at most. `kv` are all slots of
-    a layer.
+    """Rows with one query each, over spans of their own in the pool, and of their slots `columns` [rows] and one more;
+    `longest` tokens at most. `kv` are all slots and the pool, a layer.
     """
 
     tokens: slice
     columns: Tensor
     longest: int
-    kv: tuple[Tensor, ...]
+    kv: tuple[tuple[Tensor, Tensor], ...]
+    own: Own
     shared: tuple[Shared, ...] = ()
 
 
@@ -78,7 +90,8 @@ def _mixed(q: Tensor, index: int, lane: Lane | Rows) -> Tensor:
     if isinstance(lane, Lane):
         return _lane(q, index, lane)
     parts = [_partial(q, part, index) for part in lane.shared]
-    return mix(q, lane.kv[index], lane.columns, lane.longest, parts)
+    slots, pool = lane.kv[index]
+    return mix(q, slots, lane.columns, pool, lane.own.firsts, lane.own.spans, lane.longest, parts)
 
 
 def _lane(q: Tensor, index: int, lane: Lane) -> Tensor:

@@ -172,8 +172,9 @@ class Batch:
         place = row.seat
         row.cached = place.known
         self.statistics.tokens_reused += place.known
-        for node, taken in self.tree.path(place.node, place.known):
-            row.outputs += node.outputs[:taken].tolist()
+        if self.model.classifies:
+            for node, taken in self.tree.path(place.node, place.known):
+                row.outputs += node.outputs[:taken]
         if place.filled == row.most:  # nothing is left to compute
             self._let_go(row)
             row.done = True
@@ -257,10 +258,9 @@ class Batch:
         self._set_aside(place, 0)
         text = (*row.ids, *row.tokens)[: place.filled]
         kv = self.seats.keys_values(row)
-        known, node = self.tree.insert(text, place.tail, kv, torch.tensor(row.outputs[place.tail :]))
+        known, node = self.tree.insert(text, place.tail, kv, row.outputs[place.tail :])
         if known >= place.known:
-            self.tree.lock(node)
-            self.tree.lock(place.node, -1)
+            self.tree.lock(node, below=place.node)
             place.node, place.known = node, known
         rest = pages_of(row.most - place.known) + 1
         self._set_aside(place, max(0, min(rest, self.pages.room)))

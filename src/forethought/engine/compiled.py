@@ -71,16 +71,27 @@ def gate(x: Tensor, gate_up: Tensor, floor: float) -> Tensor:
     return found
 
 
-def mix(q: Tensor, kv: Tensor, columns: Tensor, longest: int, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Values [rows, heads * head_dim] mixed for queries [rows, kv_heads, group, head_dim]: of each row the first `columns`
-    [rows] and one more, `longest` at most, of its slot in `kv` [2, slots, kv_heads, room, head_dim], and as further columns
-    the `parts`, outputs and log-sum-exps [rows, kv_heads, group, head_dim or 1] in fp32.
+def mix(
+    q: Tensor,
+    kv: Tensor,
+    columns: Tensor,
+    pool: Tensor,
+    firsts: Tensor,
+    spans: Tensor,
+    longest: int,
+    parts: list[tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Values [rows, heads * head_dim] mixed for queries [rows, kv_heads, group, head_dim]: row i sees the `spans` [2 * spans],
+    place and length, of the `pool` [2, kv_heads, tokens, head_dim] from firsts[i] to firsts[i + 1]; the first `columns` [rows]
+    and one more of its slot in `kv` [2, slots, kv_heads, room, head_dim]; `longest` tokens at most; and as further columns the
+    `parts`, outputs and log-sum-exps [rows, kv_heads, group, head_dim or 1] in fp32.
     """
     (rows, kv_heads, group, head_dim), (_, slots, _, room, _) = q.shape, kv.shape
     found = q.new_empty(rows, kv_heads * group * head_dim)
-    sizes = (rows, kv_heads, group, head_dim, room, slots, longest)
+    sizes = (rows, kv_heads, group, head_dim, room, slots, longest, pool.shape[2])
     told = [number for part in parts for some in part for number in (some.data_ptr(), *some.stride()[:3])]
-    block = (*sizes, *q.stride()[:3], *map(_address, (q, kv, columns, found)), len(parts), *told)
+    addresses = map(_address, (q, kv, columns, found, pool, firsts, spans))
+    block = (*sizes, *q.stride()[:3], *addresses, len(parts), *told)
     _run("mix", q.dtype, rows * longest * kv_heads * head_dim, block)
     return found
 

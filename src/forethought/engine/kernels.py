@@ -216,29 +216,58 @@ def _add(weights, values, to):
             to[i] += weight * _get(value, i)
 
 
+PARTS = 20  # where in its block `mix` is told of the parts
+
+
 @njit(**FAST)
 def _part(a, p, side, row, head, query, size):
     """Of part `p` the output (side 0) or log-sum-exp (side 1) of a query."""
-    b = 16 + 8 * p + 4 * side
+    b = PARTS + 8 * p + 4 * side
     at = row * a[b + 1] + head * a[b + 2] + query * a[b + 3]
     return carray(_at(a[b] + 4 * at, float32), (size,))
 
 
 @njit(**FAST)
-def _mixed(q, keys, values, scores, a, row, head, query, to):
-    """Add up in `to` what a query mixes, over its own columns and the parts. Returns the sum of the weights."""
-    _scores(q, keys, scores)
+def _weighed(a, scores, row, head, query):
+    """Scores, and those of the parts, to weights that are not normalised. Returns their sum and what was the largest."""
     most = _largest(scores)
-    for p in range(a[15]):
+    for p in range(a[PARTS - 1]):
         most = max(most, _part(a, p, 1, row, head, query, 1)[0])
-    total = _weigh(scores, most)
-    to[:] = 0
-    for p in range(a[15]):
+    return _weigh(scores, most), most
+
+
+@njit(**FAST)
+def _add_parts(a, most, row, head, query, to):
+    """Add what the parts found. Returns the sum of their weights."""
+    total = float32(0)
+    for p in range(a[PARTS - 1]):
         weight, value = _exp(_part(a, p, 1, row, head, query, 1)[0] - most), _part(a, p, 0, row, head, query, to.size)
         total += weight
         for i in range(to.size):
             to[i] += weight * value[i]
-    _add(scores, values, to)
+    return total
+
+
+@njit(**FAST)
+def _attend(a, q, keys, values, pool, spans, scores, row, head, query, to):
+    """Add up in `to` what a query mixes, not normalised: its spans of the pool, its columns, the parts. Returns the sum of the
+    weights.
+    """
+    n = 0
+    for s in range(len(spans)):
+        at, length = spans[s, 0], spans[s, 1]
+        _scores(q, pool[0, head, at : at + length], scores[n : n + length])
+        n += length
+    _scores(q, keys, scores[n : n + len(keys)])
+    total, most = _weighed(a, scores[: n + len(keys)], row, head, query)
+    to[:] = 0
+    total += _add_parts(a, most, row, head, query, to)
+    n = 0
+    for s in range(len(spans)):
+        at, length = spans[s, 0], spans[s, 1]
+        _add(scores[n : n + length], pool[1, head, at : at + length], to)
+        n += length
+    _add(scores[n : n + len(keys)], values, to)
     return total
 
 
@@ -246,19 +275,25 @@ def _mixed(q, keys, values, scores, a, row, head, query, to):
 def _mix(block, kind, bytes_):
     a = carray(block, (1 << 10,), int64)
     rows, kv_heads, group, head_dim, room, slots = a[1], a[2], a[3], a[4], a[5], a[6]
-    kv = carray(_at(a[12], kind), (2, slots, kv_heads, room, head_dim))
-    columns, found = carray(_at(a[13], int64), (rows,)), carray(_at(a[14], kind), (rows, kv_heads, group, head_dim))
+    kv, pool = (
+        carray(_at(a[13], kind), (2, slots, kv_heads, room, head_dim)),
+        carray(_at(a[16], kind), (2, kv_heads, a[8], head_dim)),
+    )
+    columns, found = carray(_at(a[14], int64), (rows,)), carray(_at(a[15], kind), (rows, kv_heads, group, head_dim))
+    firsts = carray(_at(a[17], int64), (rows + 1,))
+    spans = carray(_at(a[18], int64), (firsts[rows], 2))
     scores, q, to = np.empty(a[7], np.float32), np.empty(head_dim, np.float32), np.empty(head_dim, np.float32)
     while True:
         item = _take(block, 1)
         if item >= rows * kv_heads:
             return
         row, head = item // kv_heads, item % kv_heads
-        n = columns[row] + 1
+        keys, values = kv[0, row, head, : columns[row] + 1], kv[1, row, head, : columns[row] + 1]
+        own = spans[firsts[row] : firsts[row + 1]]
         for query in range(group):
-            at = a[11] + bytes_ * (row * a[8] + head * a[9] + query * a[10])
+            at = a[12] + bytes_ * (row * a[9] + head * a[10] + query * a[11])
             _scaled(carray(_at(at, kind), (head_dim,)), float32(1), q)
-            total = _mixed(q, kv[0, row, head, :n], kv[1, row, head, :n], scores[:n], a, row, head, query, to)
+            total = _attend(a, q, keys, values, pool, own, scores, row, head, query, to)
             _scaled(to, float32(1) / total, found[row, head, query])
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from forethought.engine.attention import Lane, Rows, Shared
+from forethought.engine.attention import Lane, Own, Rows, Shared
 from forethought.engine.compiled import compiles
 from forethought.engine.llama import Llama, Step, turns
 from forethought.engine.pages import Span
 from forethought.engine.placement import sent
 from forethought.engine.prefixes import PrefixTree
-from forethought.engine.rows import Row
-from forethought.engine.sharing import plan
+from forethought.engine.rows import Place, Row
+from forethought.engine.sharing import in_place, plan
 from forethought.engine.slots import Slots
 
 LANE = 1 << 15  # reads a layer: what the kernels of one more rectangle cost, roughly
@@ -30,6 +31,7 @@ class Layout:
         self._replan = self._rebuild = True
         self._positions = self._columns = self._places = self._long([])
         self._together: tuple[Shared, ...] = ()
+        self._own = Own(self._columns, self._columns, 0)
         self._least = self._most = 0  # columns of the rows that decode
         self._longest = 0  # tokens that any of them may come to
         self._turns = turns(s, self._positions)
@@ -45,7 +47,7 @@ class Layout:
     def step(self, decoding: Sequence[Row], reading: Sequence[Row], takes: Sequence[int]) -> Step:
         """The next token of each of `decoding`, and the next `takes` tokens of `reading`."""
         if self._replan:
-            self._arrange([*decoding, *reading])
+            self._arrange(decoding, reading)
         self._count(decoding)
         self._reserve(len(decoding), reading, takes)
         ids = [row.tokens[-1] for row in decoding]
@@ -65,23 +67,42 @@ class Layout:
             positions, places = torch.cat([positions, *where]), torch.cat([places, *write])
         return Step(self._long(ids), self._turns.index_select(0, positions), places, tuple(lanes))
 
-    def _arrange(self, rows: Sequence[Row]) -> None:
-        """Plan what is shared, and bring what is not into the slots."""
-        self.slots.reserve(len(rows), 1, used(rows))
-        for slot, (row, (shared, copied)) in enumerate(zip(rows, plan(rows, self._tree), strict=True)):
-            place = row.place
-            assert place is not None
+    def _arrange(self, decoding: Sequence[Row], reading: Sequence[Row]) -> None:
+        """Plan what is shared. What is not is read in place by rows that decode, where they can, and else brought into the
+        slots.
+        """
+        copies = list[tuple[Span, ...]]()
+        if compiles(self._device):
+            self._read_in_place([row.seat for row in decoding])
+            copies += [()] * len(decoding)
+        for some in (reading,) if copies else (decoding, reading):
+            for row, (shared, copied) in zip(some, plan(some, self._tree), strict=True):
+                row.seat.shared, row.seat.own, row.seat.planned = shared, (), 0
+                copies.append(copied)
+        places = [row.seat for row in (*decoding, *reading)]
+        columns = [length_of(some) + p.filled - p.known for p, some in zip(places, copies, strict=True)]
+        self.slots.reserve(len(places), max(columns, default=0) + 1, max((p.columns for p in places), default=0))
+        for slot, (place, copied) in enumerate(zip(places, copies, strict=True)):
             if copied != place.copied or place.tail != place.known:
-                own = self.slots.row(slot, place.column(place.known), place.columns).clone()
-                place.copied, place.tail = copied, place.known
-                self.slots.reserve(len(rows), place.columns + 1, used(rows))
-                start = 0
-                for span in copied:
-                    self.slots.row(slot, start, start + span.length).copy_(self._tree.pages.view(span))
-                    start += span.length
-                self.slots.row(slot, start, place.columns).copy_(own)
-            place.shared = shared
+                self._refill(slot, place, copied)
         self._replan = False
+
+    def _read_in_place(self, places: Sequence[Place]) -> None:
+        """What has been planned stays where it lies, so only what is new is planned while no part of the tree is crowded."""
+        crowded = bool(self._tree.crowded)
+        for place in places:
+            if crowded or place.shared or place.planned != place.known:
+                (place.shared, place.own), place.planned = in_place(place, self._tree), place.known
+
+    def _refill(self, slot: int, place: Place, copied: tuple[Span, ...]) -> None:
+        """Bring these spans to the beginning of a slot, and what the tree does not know behind them."""
+        rest = self.slots.row(slot, place.column(place.known), place.columns).clone()
+        place.copied, place.head, place.tail = copied, length_of(copied), place.known
+        start = 0
+        for span in copied:
+            self.slots.row(slot, start, start + span.length).copy_(self._tree.pages.view(span))
+            start += span.length
+        self.slots.row(slot, start, place.columns).copy_(rest)
 
     def _count(self, decoding: Sequence[Row]) -> None:
         """How many columns they have: one more than in the step before while they stay."""
@@ -107,13 +128,15 @@ class Layout:
             self._columns = self._long([_columns(row) for row in rows])
             self._places = self.slots.places(self._long(range(len(rows))), self._columns)
             self._together = self._shared(rows)
+            self._own = self._owned(rows)
             self._rebuild = False
         else:
             self._positions, self._columns = self._positions + 1, self._columns + 1
             self._places = self._places + 1
         length = self._most + 1
         if compiles(self._device):
-            return Rows(slice(0, len(rows)), self._columns, length, self.slots.layers, self._together)
+            kv = tuple(zip(self.slots.layers, self._tree.pages.layers, strict=True))
+            return Rows(slice(0, len(rows)), self._columns, length + self._own.longest, kv, self._own, self._together)
         mask = None if self._least == self._most else self._mask(self._columns[:, None], length, 1)
         window = self.slots.window(0, len(rows), length)
         return Lane(len(rows), 1, length, slice(0, len(rows)), *window, mask, shared=self._together)
@@ -177,6 +200,12 @@ class Layout:
         where = self._long([places.get(row, 0) for row in range(rows)])
         return Shared(keys, values, self._long(padded), where, absent if len(places) < rows else None, mask)
 
+    def _owned(self, rows: Sequence[Row]) -> Own:
+        """What rows read alone, where it lies."""
+        spans = [row.seat.own for row in rows]
+        firsts = self._long([0, *accumulate(map(len, spans))])
+        return Own(firsts, self._long([n for some in spans for span in some for n in span]), max(map(length_of, spans)))
+
     def _stacked(self, spans: Sequence[Span]) -> tuple[Tensor, Tensor | None]:
         """Keys and values [layers, 2, spans, kv_heads, longest, head_dim] of spans by length, a view if
         it is the only one; a mask if lengths differ.
@@ -200,6 +229,10 @@ class Layout:
 
     def _long(self, values: Sequence[int]) -> Tensor:
         return sent(values, torch.long, self._device)
+
+
+def length_of(spans: Sequence[Span]) -> int:
+    return sum(span.length for span in spans)
 
 
 def used(rows: Sequence[Row]) -> int:

@@ -46,6 +46,7 @@ class Pages:
         self.page_bytes = layers * 2 * kv_heads * head_dim * dtype.itemsize * PAGE
         self.count = capacity // self.page_bytes
         self._kv = torch.empty(layers, 2, kv_heads, self.count * PAGE, head_dim, device=device, dtype=dtype)
+        self.layers = self._kv.unbind()
         self._users = np.zeros(self.count, np.int32)
         self._filled = np.zeros(self.count, np.int32)
         self.used = self.peak = self.reserved = 0

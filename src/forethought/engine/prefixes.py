@@ -6,24 +6,25 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from forethought.engine.pages import PAGE, Pages, Span, pages_of
+
+CROWD = 1 << 12
 
 
 @dataclass(eq=False, slots=True)
 class Node:
     """A span of tokens after its parent's; `end` is the length of the text up to here.
 
-    `outputs` [tokens] is what a classifier said after each token; empty for generators. `locks` counts the requests that
+    `outputs` is what a classifier said after each token; empty for generators. `locks` counts the requests that
     need it. `ends` has the last hidden state of texts that end here, by their lengths: from there a new draft begins without
     computing anything.
     """
 
     tokens: tuple[int, ...]
     span: Span
-    outputs: Tensor
+    outputs: tuple[float, ...]
     parent: Node | None
     end: int
     used: int = 0
@@ -41,7 +42,10 @@ class PrefixTree:
 
     def __init__(self, pages: Pages) -> None:
         self.pages = pages
-        self.root = Node((), Span(0, 0), torch.empty(0), None, 0)
+        self.root = Node((), Span(0, 0), (), None, 0)
+        self.crowded = set[
+            Node
+        ]()  # reading these once for all requests that need them saves `CROWD` token reads a layer
         self._clock = 0
 
     def match(self, ids: Sequence[int]) -> tuple[int, Node]:
@@ -75,14 +79,20 @@ class PrefixTree:
             node = node.parent
         return node if length == node.end else self._split(node, length - node.start)
 
-    def lock(self, node: Node, by: int = 1) -> None:
-        """Keep a node and all above it from eviction, until as many locks are taken back (`by` = -1)."""
+    def lock(self, node: Node, by: int = 1, below: Node | None = None) -> None:
+        """Keep a node and all above it, or all of these `below` another, from eviction, until as many locks are taken back
+        (`by` = -1).
+        """
         here: Node | None = node
-        while here is not None:
+        while here is not below and here is not None:
             here.locks += by
+            if (here.locks - 1) * len(here.tokens) >= CROWD:
+                self.crowded.add(here)
+            elif self.crowded:
+                self.crowded.discard(here)
             here = here.parent
 
-    def insert(self, ids: Sequence[int], start: int, kv: Tensor, outputs: Tensor) -> tuple[int, Node]:
+    def insert(self, ids: Sequence[int], start: int, kv: Tensor, outputs: Sequence[float]) -> tuple[int, Node]:
         """Add what follows the known beginning of `ids`: `kv` [layers, 2, kv_heads, tokens, head_dim] and `outputs` are those
         of ids[start:].
 
@@ -93,9 +103,10 @@ class PrefixTree:
         if length < start:
             return length, node
         node = self.cut(node, length)
-        self.lock(node)
-        self.evict(pages_of(len(ids) - length))
-        self.lock(node, -1)
+        if self.pages.room < pages_of(len(ids) - length):
+            self.lock(node)
+            self.evict(pages_of(len(ids) - length))
+            self.lock(node, -1)
         while length < len(ids):
             after = node.span.at + node.span.length if node.parent is not None else None
             span = self.pages.take(len(ids) - length, after)
@@ -103,7 +114,7 @@ class PrefixTree:
                 break
             stop = length + span.length
             self.pages.view(span).copy_(kv[:, :, :, length - start : stop - start])
-            said = outputs[length - start : stop - start].clone()
+            said = tuple(outputs[length - start : stop - start])
             child = Node(tuple(ids[length:stop]), span, said, node, stop, self._clock)
             node.children[child.tokens[0]] = child
             node, length = child, stop
@@ -118,6 +129,7 @@ class PrefixTree:
         node.tokens, node.span, node.outputs = node.tokens[at:], Span(place + at, length - at), node.outputs[at:]
         node.parent, upper.children = upper, {node.tokens[0]: node}
         upper.ends = {length: node.ends.pop(length) for length in list(node.ends) if length <= end}
+        self.lock(node, 0, upper.parent)  # what is crowded is counted anew
         if (place + at) % PAGE:
             self.pages.share(Span(place + at, 1))
         return upper
@@ -149,6 +161,7 @@ class PrefixTree:
     def check_integrity(self) -> None:
         """Raise AssertionError if links, lengths, locks or the count of pages do not agree."""
         users = self.pages.users() * 0
+        assert self.crowded == {n for n in self.nodes() if (n.locks - 1) * len(n.tokens) >= CROWD}
         for node in self.nodes():
             assert node.tokens
             assert node.span.length == len(node.tokens)

@@ -96,8 +96,9 @@ class Place:
     """Where the keys and values of a live row's first `filled` tokens are.
 
     The first `known` lie in the tree down to `node`, which the row has locked. Attention reads `shared` spans of the pool
-    together with other rows; `copied` spans of the pool stand at the beginning of the row's slot, and the tokens from
-    `tail` on behind them. `last` is the hidden state after a prompt of which nothing is left to read.
+    together with other rows, and those of its `own` where they lie (of the first `planned` tokens); `copied` spans of the
+    pool, `head` tokens, stand at the beginning of the row's slot, and the tokens from `tail` on behind them. `last` is the
+    hidden state after a prompt of which nothing is left to read.
     """
 
     node: Node
@@ -107,11 +108,10 @@ class Place:
     promised: int = 0
     last: Tensor | None = None
     shared: tuple[Span, ...] = ()
+    own: tuple[Span, ...] = ()
+    planned: int = 0
     copied: tuple[Span, ...] = ()
-
-    @property
-    def head(self) -> int:
-        return sum(span.length for span in self.copied)
+    head: int = 0
 
     @property
     def columns(self) -> int:

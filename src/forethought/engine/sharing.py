@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from forethought.engine.pages import Span
 from forethought.engine.prefixes import Node, PrefixTree
-from forethought.engine.rows import Row
+from forethought.engine.rows import Place, Row
 
 SAVING = 512  # token reads a layer that a shared span must save: a few more kernels have to be paid
 Spans = tuple[Span, ...]
@@ -25,6 +25,13 @@ def plan(rows: Sequence[Row], tree: PrefixTree) -> list[tuple[Spans, Spans]]:
     copied = [sum(len(node.tokens) for node, _ in path if node not in shared) for path in paths]
     shared |= {node for i in _long(copied) for node, _ in paths[i]}
     return [_split(path, shared) for path in paths]
+
+
+def in_place(place: Place, tree: PrefixTree) -> tuple[Spans, Spans]:
+    """The spans of its known tokens that a row reads together with others, and those that it reads alone, where nothing has to
+    be copied: only what is crowded is worth reading once.
+    """
+    return _split(tree.path(place.node, place.known), tree.crowded)
 
 
 def _long(copied: Sequence[int]) -> list[int]:
