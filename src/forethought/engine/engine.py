@@ -130,16 +130,19 @@ class Engine:
             isinstance(row.seed, int) and row.seed >= 0, f"a seed must be a whole number of at least 0, not {row.seed}"
         )
         asked, vocabulary = (*row.ids, *row.how.forced, *row.how.banned), self.model.vocabulary
-        strange = [i for i in asked if not (isinstance(i, int) and 0 <= i < vocabulary)]
-        if strange:
-            raise UsageError(f"token {strange[0]} is not in the vocabulary of {vocabulary}")
+        if not asked or ({*map(type, asked)} == {int} and 0 <= min(asked) and max(asked) < vocabulary):
+            return
+        strange = next((i for i in asked if not (isinstance(i, int) and 0 <= i < vocabulary)), None)
+        if strange is not None:
+            raise UsageError(f"token {strange} is not in the vocabulary of {vocabulary}")
 
     def _fit(self, row: Row) -> None:
         """Ask for no more than the model's positions allow, and refuse what can never be answered."""
         room = self.model.shape.positions + 1 - len(row.ids)  # the last token is not read any more
         if room < 1 + bool(row.how.max_tokens):
             raise UsageError(f"the prompt has {len(row.ids)} tokens; this model reads {self.model.shape.positions}")
-        row.how = replace(row.how, max_tokens=min(row.how.max_tokens, room))
+        if row.how.max_tokens > room:
+            row.how = replace(row.how, max_tokens=room)
         pages = self.batch.pages
         if pages_of(row.most) > pages.count:
             need, have = (count * pages.page_bytes / 1e3 for count in (pages_of(row.most), pages.count))
@@ -166,8 +169,9 @@ class Engine:
         try:
             while not row.done and waiter.error is None:
                 if self._driven:
+                    if waiter.wake.is_set():  # to drive, which another did first
+                        waiter.wake = anyio.Event()
                     await waiter.wake.wait()
-                    waiter.wake = anyio.Event()
                 else:
                     await self._drive(waiter)
         finally:
