@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,11 @@ def test_exp_is_that_of_numpy_and_keeps_what_is_no_number() -> None:
     assert np.isnan(kernels._exp(np.float32(np.nan)))
 
 
-def nothing(rows: int, kv: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """No spans of a pool."""
-    return kv[:, 0, :, :0].contiguous(), torch.zeros(rows + 1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+def in_slots(q: torch.Tensor, kv: torch.Tensor, columns: Sequence[int], parts: Any = ()) -> torch.Tensor:
+    """`mix` where nothing is in the pool."""
+    none = torch.zeros(len(columns) + 1, dtype=torch.long)
+    own = compiled.Own(torch.tensor(columns), none, none[:0], max(columns) + 1)
+    return compiled.mix(q, kv, kv[:, 0, :, :0].contiguous(), own, list(parts))
 
 
 def mixed(q: torch.Tensor, kv: torch.Tensor, columns: list[int], parts: list[Any]) -> torch.Tensor:
@@ -104,7 +106,7 @@ def test_mix_is_one_softmax_over_columns_and_parts(
     ]
     for _, total in given:
         total[::3] = -torch.inf  # these rows do not read it
-    found = compiled.mix(q, kv, torch.tensor(columns), *nothing(rows, kv), max(columns) + 1, given)
+    found = in_slots(q, kv, columns, given)
     assert found.dtype == dtype
     assert alike(found, mixed(q, kv, columns, given))
     spans = [span for n in columns for span in ((5 * n, n // 3), (3 * n, n - n // 3))]  # as much again, in two places
@@ -114,7 +116,8 @@ def test_mix_is_one_softmax_over_columns_and_parts(
                    torch.zeros(2, kv_heads, 182 - 2 * n, head_dim, dtype=dtype)], 2)
         for row, n in enumerate(columns)
     ], 1)  # fmt: skip
-    found = compiled.mix(q, kv, torch.tensor(columns), pool, first, torch.tensor(spans), 2 * max(columns) + 1, given)
+    own = compiled.Own(torch.tensor(columns), first, torch.tensor(spans), 2 * max(columns) + 1)
+    found = compiled.mix(q, kv, pool, own, given)
     assert alike(found, mixed(q, whole, [2 * n for n in columns], given))
 
 
@@ -124,7 +127,7 @@ def test_what_is_no_number_stays_in_its_row(dtype: torch.dtype) -> None:
     q, kv = torch.randn(4, 2, 2, 8).to(dtype), torch.randn(2, 4, 2, 50, 8).to(dtype)
     kv[0, 1, :, 33], kv[1, 2, :, 0] = torch.nan, torch.inf
     kv[:, 3, :, 41:] = torch.nan  # behind its end
-    found = compiled.mix(q, kv, torch.full((4,), 40), *nothing(4, kv), 41, [])
+    found = in_slots(q, kv, [40] * 4)
     assert found.isfinite().all(-1).tolist() == [True, False, False, True]
 
 
@@ -144,10 +147,10 @@ def test_bfloat16_is_rounded_to_even() -> None:
 def test_a_team_computes_what_one_thread_does(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     x, gate_up = torch.randn(100, 32), torch.randn(100, 2 * 48).to(dtype)
     q, kv = torch.randn(100, 2, 2, 8).to(dtype), torch.randn(2, 100, 2, 50, 8).to(dtype)
-    columns, found = torch.arange(100) % 50, list[torch.Tensor]()
+    columns, found = [i % 50 for i in range(100)], list[torch.Tensor]()
     for least in (0, 1 << 60):
         monkeypatch.setattr(compiled, "TEAM", least)
-        found += [compiled.gate(x, gate_up, 1e-5), compiled.mix(q, kv, columns, *nothing(100, kv), 50, [])]
+        found += [compiled.gate(x, gate_up, 1e-5), in_slots(q, kv, columns)]
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[3])
     gates, ups = (gate_up.float() / (x.square().sum(-1, keepdim=True) + 1e-5).sqrt()).chunk(2, -1)

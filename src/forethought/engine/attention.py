@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forethought.engine.compiled import mix
+from forethought.engine.compiled import Own, mix
 from forethought.engine.matrix import cast
 
 
@@ -55,25 +55,12 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """What rows read alone, where it lies: row i the `spans` [2 * spans], place and length, from firsts[i] to firsts[i + 1].
-    `longest` tokens at most.
-    """
-
-    firsts: Tensor
-    spans: Tensor
-    longest: int
-
-
-@dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows with one query each, over spans of their own in the pool, and of their slots `columns` [rows] and one more;
-    `longest` tokens at most. `kv` are all slots and the pool, a layer.
+    """Tokens that read where it lies what is their `own`, after which come the `shared` parts of rows with one token each. `kv`
+    are all slots and the pool, a layer.
     """
 
     tokens: slice
-    columns: Tensor
-    longest: int
     kv: tuple[tuple[Tensor, Tensor], ...]
     own: Own
     shared: tuple[Shared, ...] = ()
@@ -90,8 +77,7 @@ def _mixed(q: Tensor, index: int, lane: Lane | Rows) -> Tensor:
     if isinstance(lane, Lane):
         return _lane(q, index, lane)
     parts = [_partial(q, part, index) for part in lane.shared]
-    slots, pool = lane.kv[index]
-    return mix(q, slots, lane.columns, pool, lane.own.firsts, lane.own.spans, lane.longest, parts)
+    return mix(q, *lane.kv[index], lane.own, parts)
 
 
 def _lane(q: Tensor, index: int, lane: Lane) -> Tensor:

@@ -59,6 +59,7 @@ class Batch:
         self.seats = Seats(Layout(model, self.tree))
         self._drawing = Drawing(model, stops)
         self._max_rows = rows
+        self._longest = 0  # tokens that any live row may come to; some that might have come to more may have left
         self._lock = threading.Lock()  # a task that is cancelled natively leaves its worker thread running
 
     @property
@@ -147,9 +148,9 @@ class Batch:
         because the slots of all, each as long as the longest, would not fit.
         """
         place, others = row.seat, self.live
-        longest = max(r.most for r in (row, *others))
-        if others and tokens_of(len(others) + 1, longest) > SLOTS * self.pages.count * PAGE:
+        if others and not self._slots_fit(row, others):
             return False
+        self._longest = max(self._longest, row.most) if others else row.most
         need = pages_of(row.most - place.known) + (place.known > 0)
         self.tree.evict(need)
         if need > self.pages.room and not others:  # alone: it may have the whole pool
@@ -162,6 +163,14 @@ class Batch:
             return False
         self._set_aside(place, need)
         return True
+
+    def _slots_fit(self, row: Row, others: Sequence[Row]) -> bool:
+        """Whether the slots of all fit, each as long as the longest; of those that have left some may have been longer."""
+        room, n = SLOTS * self.pages.count * PAGE, len(others) + 1
+        if tokens_of(n, max(self._longest, row.most)) <= room:
+            return True
+        self._longest = max(r.most for r in others)
+        return tokens_of(n, max(self._longest, row.most)) <= room
 
     def _set_aside(self, place: Place, pages: int) -> None:
         """Promise so many pages, in place of what was."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numba import cfunc, types
@@ -71,28 +71,32 @@ def gate(x: Tensor, gate_up: Tensor, floor: float) -> Tensor:
     return found
 
 
-def mix(
-    q: Tensor,
-    kv: Tensor,
-    columns: Tensor,
-    pool: Tensor,
-    firsts: Tensor,
-    spans: Tensor,
-    longest: int,
-    parts: list[tuple[Tensor, Tensor]],
-) -> Tensor:
-    """Values [rows, heads * head_dim] mixed for queries [rows, kv_heads, group, head_dim]: row i sees the `spans` [2 * spans],
-    place and length, of the `pool` [2, kv_heads, tokens, head_dim] from firsts[i] to firsts[i + 1]; the first `columns` [rows]
-    and one more of its slot in `kv` [2, slots, kv_heads, room, head_dim]; `longest` tokens at most; and as further columns the
-    `parts`, outputs and log-sum-exps [rows, kv_heads, group, head_dim or 1] in fp32.
+class Own(NamedTuple):
+    """What each of some tokens reads alone, where it lies. Token i is one of row rows[i] (None: one a row), whose slot is so
+    many behind the `first`. A row sees the `spans` [2 * spans], place and length in the pool, from firsts[row] to
+    firsts[row + 1], and token i of its slot the first `columns[i]` columns and one more; `longest` tokens at most in all.
     """
-    (rows, kv_heads, group, head_dim), (_, slots, _, room, _) = q.shape, kv.shape
-    found = q.new_empty(rows, kv_heads * group * head_dim)
-    sizes = (rows, kv_heads, group, head_dim, room, slots, longest, pool.shape[2])
+
+    columns: Tensor
+    firsts: Tensor
+    spans: Tensor
+    longest: int
+    rows: Tensor | None = None
+    first: int = 0
+
+
+def mix(q: Tensor, slots: Tensor, pool: Tensor, own: Own, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Values [tokens, heads * head_dim] mixed for queries [tokens, kv_heads, group, head_dim]: of what is a token's `own` in
+    `slots` [2, rows, kv_heads, room, head_dim] and the `pool` [2, kv_heads, tokens, head_dim], and as further columns of the
+    `parts`, outputs and log-sum-exps [tokens, kv_heads, group, head_dim or 1] in fp32.
+    """
+    (tokens, kv_heads, group, head_dim), (_, rows, _, room, _) = q.shape, slots.shape
+    found = q.new_empty(tokens, kv_heads * group * head_dim)
+    sizes = (tokens, kv_heads, group, head_dim, room, rows, own.longest, pool.shape[2], own.first)
     told = [number for part in parts for some in part for number in (some.data_ptr(), *some.stride()[:3])]
-    addresses = map(_address, (q, kv, columns, found, pool, firsts, spans))
+    addresses = map(_address, (q, slots, own.columns, found, pool, own.firsts, own.spans, own.rows))
     block = (*sizes, *q.stride()[:3], *addresses, len(parts), *told)
-    _run("mix", q.dtype, rows * longest * kv_heads * head_dim, block)
+    _run("mix", q.dtype, tokens * own.longest * kv_heads * head_dim, block)
     return found
 
 
@@ -107,7 +111,7 @@ def _bits(x: float) -> int:
 def _run(name: str, dtype: torch.dtype, numbers: int, block: tuple[int, ...]) -> None:
     kernel, told = _kernel(name, dtype), (ctypes.c_int64 * (len(block) + 1))(0, *block)
     if numbers > TEAM:
-        _team()(kernel.address, told, 0, 0)
+        _team()(kernel.address, told, torch.get_num_threads(), 0)
     else:
         kernel.ctypes(told)
 

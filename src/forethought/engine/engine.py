@@ -130,7 +130,7 @@ class Engine:
             isinstance(row.seed, int) and row.seed >= 0, f"a seed must be a whole number of at least 0, not {row.seed}"
         )
         asked, vocabulary = (*row.ids, *row.how.forced, *row.how.banned), self.model.vocabulary
-        if not asked or ({*map(type, asked)} == {int} and 0 <= min(asked) and max(asked) < vocabulary):
+        if not asked or ({*map(type, asked)} == {int} and min(asked) >= 0 and max(asked) < vocabulary):
             return
         strange = next((i for i in asked if not (isinstance(i, int) and 0 <= i < vocabulary)), None)
         if strange is not None:

@@ -1,6 +1,7 @@
 """Kernels over blocks of numbers, for numba to compile: see `compiled`, which calls them.
 
-Numbers of a `kind` are fp32, or bfloat16 as unsigned integers, which are the upper halves of those in fp32.
+Numbers of a `kind` are fp32, or bfloat16 as unsigned integers, which are the upper halves of those in fp32. All is in this one
+file since numba keeps what it has compiled by the time of its file alone.
 """
 
 from __future__ import annotations
@@ -18,13 +19,19 @@ ANY: dict[str, Any] = {"fastmath": True, "error_model": "numpy"}
 
 
 @intrinsic
-def _at(_, address, kind):
+def _pointer(_, address, kind):
     """The pointer to numbers of a kind at an address."""
 
     def code(context, builder, signature, args):
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(kind.instance_type)(address, kind), code
+
+
+@njit(**FAST)
+def _array(address, kind, shape):
+    """The array of numbers of a kind at an address."""
+    return carray(_pointer(address, kind), shape)
 
 
 @intrinsic
@@ -123,14 +130,14 @@ def _turn(block, kind):
     a = carray(block, (16,), int64)
     tokens, width, kv_heads, group, head_dim = a[1], a[2], a[3], a[4], a[5]
     floor, norm_floor, heads = _real(a[6]), _real(a[7]), a[3] * a[4]
-    x = carray(_at(a[8], float32), (tokens, width))
-    qkv = carray(_at(a[9], kind), (tokens, heads + 2 * kv_heads, head_dim))
-    bias = carray(_at(a[10], kind), (heads + 2 * kv_heads, head_dim if a[10] else 0))
-    norms = carray(_at(a[11], float32), (heads + kv_heads, head_dim if a[11] else 0))
-    turns = carray(_at(a[12], float32), (tokens, head_dim))
-    places = carray(_at(a[13], int64), (tokens, 2 * kv_heads))
-    kv = carray(_at(a[14], kind), (np.int64(1) << 40, head_dim))
-    q = carray(_at(a[15], kind), (kv_heads, tokens, group, head_dim))
+    x = _array(a[8], float32, (tokens, width))
+    qkv = _array(a[9], kind, (tokens, heads + 2 * kv_heads, head_dim))
+    bias = _array(a[10], kind, (heads + 2 * kv_heads, head_dim if a[10] else 0))
+    norms = _array(a[11], float32, (heads + kv_heads, head_dim if a[11] else 0))
+    turns = _array(a[12], float32, (tokens, head_dim))
+    places = _array(a[13], int64, (tokens, 2 * kv_heads))
+    kv = _array(a[14], kind, (np.int64(1) << 40, head_dim))
+    q = _array(a[15], kind, (kv_heads, tokens, group, head_dim))
     head = np.empty(head_dim, np.float32)
     while True:
         first = _take(block, ROWS)
@@ -162,9 +169,9 @@ def _gated(gates, ups, scale, to):
 def _gate(block, kind):
     a = carray(block, (8,), int64)
     tokens, width, inner, floor = a[1], a[2], a[3], _real(a[4])
-    x = carray(_at(a[5], float32), (tokens, width))
-    gate_up = carray(_at(a[6], kind), (tokens, 2, inner))
-    found = carray(_at(a[7], kind), (tokens, inner))
+    x = _array(a[5], float32, (tokens, width))
+    gate_up = _array(a[6], kind, (tokens, 2, inner))
+    found = _array(a[7], kind, (tokens, inner))
     while True:
         first = _take(block, ROWS)
         if first >= tokens:
@@ -216,7 +223,7 @@ def _add(weights, values, to):
             to[i] += weight * _get(value, i)
 
 
-PARTS = 20  # where in its block `mix` is told of the parts
+PARTS = 22  # where in its block `mix` is told of the parts
 
 
 @njit(**FAST)
@@ -224,7 +231,7 @@ def _part(a, p, side, row, head, query, size):
     """Of part `p` the output (side 0) or log-sum-exp (side 1) of a query."""
     b = PARTS + 8 * p + 4 * side
     at = row * a[b + 1] + head * a[b + 2] + query * a[b + 3]
-    return carray(_at(a[b] + 4 * at, float32), (size,))
+    return _array(a[b] + 4 * at, float32, (size,))
 
 
 @njit(**FAST)
@@ -274,27 +281,29 @@ def _attend(a, q, keys, values, pool, spans, scores, row, head, query, to):
 @njit(**FAST)
 def _mix(block, kind, bytes_):
     a = carray(block, (1 << 10,), int64)
-    rows, kv_heads, group, head_dim, room, slots = a[1], a[2], a[3], a[4], a[5], a[6]
-    kv, pool = (
-        carray(_at(a[13], kind), (2, slots, kv_heads, room, head_dim)),
-        carray(_at(a[16], kind), (2, kv_heads, a[8], head_dim)),
+    tokens, kv_heads, group, head_dim, room, slots, any_ = a[1], a[2], a[3], a[4], a[5], a[6], np.int64(1) << 40
+    kv = _array(a[14], kind, (2, slots, kv_heads, room, head_dim))
+    pool = _array(a[17], kind, (2, kv_heads, a[8], head_dim))
+    columns, found = _array(a[15], int64, (tokens,)), _array(a[16], kind, (tokens, kv_heads, group, head_dim))
+    firsts, spans, rows = (
+        _array(a[18], int64, (any_,)),
+        _array(a[19], int64, (any_, 2)),
+        _array(a[20], int64, (any_,)),
     )
-    columns, found = carray(_at(a[14], int64), (rows,)), carray(_at(a[15], kind), (rows, kv_heads, group, head_dim))
-    firsts = carray(_at(a[17], int64), (rows + 1,))
-    spans = carray(_at(a[18], int64), (firsts[rows], 2))
     scores, q, to = np.empty(a[7], np.float32), np.empty(head_dim, np.float32), np.empty(head_dim, np.float32)
     while True:
         item = _take(block, 1)
-        if item >= rows * kv_heads:
+        if item >= tokens * kv_heads:
             return
-        row, head = item // kv_heads, item % kv_heads
-        keys, values = kv[0, row, head, : columns[row] + 1], kv[1, row, head, : columns[row] + 1]
-        own = spans[firsts[row] : firsts[row + 1]]
+        token, head = item // kv_heads, item % kv_heads
+        row = rows[token] if a[20] else token
+        own, stop = spans[firsts[row] : firsts[row + 1]], columns[token] + 1
+        keys, values = kv[0, a[9] + row, head, :stop], kv[1, a[9] + row, head, :stop]
         for query in range(group):
-            at = a[12] + bytes_ * (row * a[9] + head * a[10] + query * a[11])
-            _scaled(carray(_at(at, kind), (head_dim,)), float32(1), q)
-            total = _attend(a, q, keys, values, pool, own, scores, row, head, query, to)
-            _scaled(to, float32(1) / total, found[row, head, query])
+            at = a[13] + bytes_ * (token * a[10] + head * a[11] + query * a[12])
+            _scaled(_array(at, kind, (head_dim,)), float32(1), q)
+            total = _attend(a, q, keys, values, pool, own, scores, token, head, query, to)
+            _scaled(to, float32(1) / total, found[token, head, query])
 
 
 def turn_whole(block):

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence, Set
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
 
-from forethought.engine.attention import Lane, Own, Rows, Shared
-from forethought.engine.compiled import compiles
+from forethought.engine.attention import Lane, Rows, Shared
+from forethought.engine.compiled import Own, compiles
 from forethought.engine.llama import Llama, Step, turns
 from forethought.engine.pages import Span
 from forethought.engine.placement import sent
-from forethought.engine.prefixes import PrefixTree
+from forethought.engine.prefixes import Node, PrefixTree
 from forethought.engine.rows import Place, Row
 from forethought.engine.sharing import in_place, plan
 from forethought.engine.slots import Slots
 
 LANE = 1 << 15  # reads a layer: what the kernels of one more rectangle cost, roughly
+LITTLE = 1 << 13  # reads a layer of a row: with more, products of many tokens at once are faster than reading in place
 
 
 class Layout:
@@ -31,7 +32,7 @@ class Layout:
         self._replan = self._rebuild = True
         self._positions = self._columns = self._places = self._long([])
         self._together: tuple[Shared, ...] = ()
-        self._own = Own(self._columns, self._columns, 0)
+        self._own = Own(self._columns, self._columns, self._columns, 0)
         self._least = self._most = 0  # columns of the rows that decode
         self._longest = 0  # tokens that any of them may come to
         self._turns = turns(s, self._positions)
@@ -56,11 +57,10 @@ class Layout:
         if reading:
             ids += [i for row, take in zip(reading, takes, strict=True) for i in _next(row, take)]
             where, write = list[Tensor](), list[Tensor]()
-            for some in like([(take, _columns(row) + take) for row, take in zip(reading, takes, strict=True)]):
+            for some in _parts(reading, takes):
                 first = len(decoding) + sum(takes[: some.start])
-                lane, at, columns, slots = self._read_lane(
-                    reading[some], takes[some], len(decoding) + some.start, first
-                )
+                made = self._lane_in_place if reading[some.start].seat.planned is not None else self._read_lane
+                lane, at, columns, slots = made(reading[some], takes[some], len(decoding) + some.start, first)
                 lanes.append(lane)
                 where.append(at)
                 write.append(self.slots.places(slots, columns))
@@ -68,31 +68,31 @@ class Layout:
         return Step(self._long(ids), self._turns.index_select(0, positions), places, tuple(lanes))
 
     def _arrange(self, decoding: Sequence[Row], reading: Sequence[Row]) -> None:
-        """Plan what is shared. What is not is read in place by rows that decode, where they can, and else brought into the
-        slots.
+        """Plan what is shared. What is not is read in place by rows that decode or read little, where they can, and else
+        brought into the slots.
         """
-        copies = list[tuple[Span, ...]]()
+        rows, copies = [*decoding, *reading], dict[int, tuple[Span, ...]]()
+        lanes = [decoding, reading]
         if compiles(self._device):
-            self._read_in_place([row.seat for row in decoding])
-            copies += [()] * len(decoding)
-        for some in (reading,) if copies else (decoding, reading):
+            self._read_in_place(decoding, self._tree.crowded)
+            self._read_in_place([row for row in reading if _reads_little(row)], frozenset())
+            lanes = [[row for row in reading if not _reads_little(row)]]
+        for some in lanes:
             for row, (shared, copied) in zip(some, plan(some, self._tree), strict=True):
-                row.seat.shared, row.seat.own, row.seat.planned = shared, (), 0
-                copies.append(copied)
-        places = [row.seat for row in (*decoding, *reading)]
-        columns = [length_of(some) + p.filled - p.known for p, some in zip(places, copies, strict=True)]
-        self.slots.reserve(len(places), max(columns, default=0) + 1, max((p.columns for p in places), default=0))
-        for slot, (place, copied) in enumerate(zip(places, copies, strict=True)):
+                row.seat.shared, row.seat.own, row.seat.planned, copies[id(row)] = shared, (), None, copied
+        parts = [(row.seat, copies.get(id(row), ())) for row in rows]
+        columns = [length_of(copied) + place.filled - place.known for place, copied in parts]
+        self.slots.reserve(len(rows), max(columns, default=0) + 1, used(rows))
+        for slot, (place, copied) in enumerate(parts):
             if copied != place.copied or place.tail != place.known:
                 self._refill(slot, place, copied)
         self._replan = False
 
-    def _read_in_place(self, places: Sequence[Place]) -> None:
+    def _read_in_place(self, rows: Sequence[Row], crowded: Set[Node]) -> None:
         """What has been planned stays where it lies, so only what is new is planned while no part of the tree is crowded."""
-        crowded = bool(self._tree.crowded)
-        for place in places:
+        for place in (row.seat for row in rows):
             if crowded or place.shared or place.planned != place.known:
-                (place.shared, place.own), place.planned = in_place(place, self._tree), place.known
+                (place.shared, place.own), place.planned = in_place(place, self._tree, crowded), place.known
 
     def _refill(self, slot: int, place: Place, copied: tuple[Span, ...]) -> None:
         """Bring these spans to the beginning of a slot, and what the tree does not know behind them."""
@@ -135,8 +135,8 @@ class Layout:
             self._places = self._places + 1
         length = self._most + 1
         if compiles(self._device):
-            kv = tuple(zip(self.slots.layers, self._tree.pages.layers, strict=True))
-            return Rows(slice(0, len(rows)), self._columns, length + self._own.longest, kv, self._own, self._together)
+            own = self._own._replace(columns=self._columns, longest=self._own.longest + length)
+            return Rows(slice(0, len(rows)), self._both(), own, self._together)
         mask = None if self._least == self._most else self._mask(self._columns[:, None], length, 1)
         window = self.slots.window(0, len(rows), length)
         return Lane(len(rows), 1, length, slice(0, len(rows)), *window, mask, shared=self._together)
@@ -200,11 +200,26 @@ class Layout:
         where = self._long([places.get(row, 0) for row in range(rows)])
         return Shared(keys, values, self._long(padded), where, absent if len(places) < rows else None, mask)
 
+    def _lane_in_place(
+        self, rows: Sequence[Row], takes: Sequence[int], first: int, token: int
+    ) -> tuple[Rows, Tensor, Tensor, Tensor]:
+        """The same for rows that read little, where it lies."""
+        each = list(enumerate(zip((row.seat for row in rows), takes, strict=True)))
+        columns = self._long([place.columns + i for _, (place, take) in each for i in range(take)])
+        positions = self._long([place.filled + i for _, (place, take) in each for i in range(take)])
+        of = self._long([row for row, (_, take) in each for _ in range(take)])
+        own, most = self._owned(rows), max(place.columns + take for _, (place, take) in each)
+        own = own._replace(columns=columns, longest=own.longest + most, rows=of, first=first)
+        return Rows(slice(token, token + len(of)), self._both(), own), positions, columns, of + first
+
+    def _both(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        return tuple(zip(self.slots.layers, self._tree.pages.layers, strict=True))
+
     def _owned(self, rows: Sequence[Row]) -> Own:
-        """What rows read alone, where it lies."""
+        """What rows read alone in the pool."""
         spans = [row.seat.own for row in rows]
-        firsts = self._long([0, *accumulate(map(len, spans))])
-        return Own(firsts, self._long([n for some in spans for span in some for n in span]), max(map(length_of, spans)))
+        firsts, flat = [0, *accumulate(map(len, spans))], [n for some in spans for span in some for n in span]
+        return Own(self._columns, self._long(firsts), self._long(flat), max(map(length_of, spans)))
 
     def _stacked(self, spans: Sequence[Span]) -> tuple[Tensor, Tensor | None]:
         """Keys and values [layers, 2, spans, kv_heads, longest, head_dim] of spans by length, a view if
@@ -238,6 +253,21 @@ def length_of(spans: Sequence[Span]) -> int:
 def used(rows: Sequence[Row]) -> int:
     """How many columns of their slots they have at most."""
     return max((_columns(row) for row in rows), default=0)
+
+
+def _reads_little(row: Row) -> bool:
+    return (len(row.ids) - row.seat.filled) * len(row.ids) <= LITTLE
+
+
+def _parts(rows: Sequence[Row], takes: Sequence[int]) -> Iterator[slice]:
+    """Rows that are one lane: neighbours that read in place, or that are alike."""
+    start = 0
+    for copies, some in groupby(rows, lambda row: row.seat.planned is None):
+        stop = start + len(list(some))
+        sizes = [(takes[i], _columns(rows[i]) + takes[i]) for i in range(start, stop)]
+        for part in like(sizes) if copies else [slice(0, stop - start)]:
+            yield slice(start + part.start, start + part.stop)
+        start = stop
 
 
 def like(sizes: Sequence[tuple[int, int]]) -> Iterator[slice]:

@@ -96,9 +96,9 @@ class Place:
     """Where the keys and values of a live row's first `filled` tokens are.
 
     The first `known` lie in the tree down to `node`, which the row has locked. Attention reads `shared` spans of the pool
-    together with other rows, and those of its `own` where they lie (of the first `planned` tokens); `copied` spans of the
-    pool, `head` tokens, stand at the beginning of the row's slot, and the tokens from `tail` on behind them. `last` is the
-    hidden state after a prompt of which nothing is left to read.
+    together with other rows, and those of its `own` where they lie. So it was decided for the first `planned` tokens; None
+    where nothing is read alone in place. `copied` spans of the pool, `head` tokens, stand at the beginning of the row's slot,
+    and the tokens from `tail` on behind them. `last` is the hidden state after a prompt of which nothing is left to read.
     """
 
     node: Node
@@ -109,7 +109,7 @@ class Place:
     last: Tensor | None = None
     shared: tuple[Span, ...] = ()
     own: tuple[Span, ...] = ()
-    planned: int = 0
+    planned: int | None = None
     copied: tuple[Span, ...] = ()
     head: int = 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from forethought.engine.pages import Span
 from forethought.engine.prefixes import Node, PrefixTree
@@ -27,11 +27,11 @@ def plan(rows: Sequence[Row], tree: PrefixTree) -> list[tuple[Spans, Spans]]:
     return [_split(path, shared) for path in paths]
 
 
-def in_place(place: Place, tree: PrefixTree) -> tuple[Spans, Spans]:
-    """The spans of its known tokens that a row reads together with others, and those that it reads alone, where nothing has to
-    be copied: only what is crowded is worth reading once.
+def in_place(place: Place, tree: PrefixTree, crowded: Set[Node]) -> tuple[Spans, Spans]:
+    """The spans of its known tokens that a row reads together with others, because these are `crowded`, and those that it reads
+    alone, where nothing has to be copied.
     """
-    return _split(tree.path(place.node, place.known), tree.crowded)
+    return _split(tree.path(place.node, place.known), crowded)
 
 
 def _long(copied: Sequence[int]) -> list[int]:
@@ -42,7 +42,7 @@ def _long(copied: Sequence[int]) -> list[int]:
     return order[: areas.index(min(areas))]
 
 
-def _split(path: Iterable[tuple[Node, int]], shared: set[Node]) -> tuple[Spans, Spans]:
+def _split(path: Iterable[tuple[Node, int]], shared: Set[Node]) -> tuple[Spans, Spans]:
     """Whole nodes: a row's known tokens end with one."""
     together, own = list[Span](), list[Span]()
     for node, _ in path:

@@ -177,9 +177,11 @@ class Local:
         return any(stop in tail for stop in stops)  # an earlier one would have ended the row earlier
 
     def _may_end(self, token: int, stops: tuple[str, ...]) -> bool:
-        """A quick look at one token. Alone it may have lost a space or show its bytes as U+FFFD: look closer then."""
+        """A quick look at one token. Alone it may have lost a space (decoders strip no other white space) or show its bytes as
+        U+FFFD: look closer then.
+        """
         piece = self.reader.piece(token)
-        return any(PART in piece or stop[-1].isspace() or stop[-1] in piece for stop in stops)
+        return any(PART in piece or stop[-1] == " " or stop[-1] in piece for stop in stops)
 
 
 def sampling(request: Request) -> Sampling:
