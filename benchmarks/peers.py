@@ -123,9 +123,7 @@ async def together(solve: Solve, by: By, problems: Sequence[Problem], first: int
     return [s for s in solved if s is not None], time.perf_counter() - start
 
 
-def paired(
-    name: str, n: int, model: str, task: GeneratedTask, count: int, done: Callable[[int], None]
-) -> dict[str, Any]:
+def paired(name: str, n: int, task: GeneratedTask, count: int, done: Callable[[int], None]) -> dict[str, Any]:
     """Both sides on the problems of a family, in turns of AT_ONCE whose order alternates. Each turn of a side has models of
     its own, or whoever comes second finds in their prefix trees what the first has read.
     """
@@ -135,7 +133,7 @@ def paired(
     def fresh(solve: Solve) -> By:
         model_named.cache_clear()
         reward_model.cache_clear()
-        by = by_of(model, task, "process", [methods.parse("beam")])
+        by = by_of("reasoner", task, "process", [methods.parse("beam")])
         anyio.run(together, solve, by, [task.problem(task.middle, count)], count)  # models load
         return by
 
@@ -244,9 +242,6 @@ def show(rows: Sequence[dict[str, Any]], zero: Sequence[dict[str, Any]]) -> None
 def main(
     n: Annotated[int, typer.Option(help="The stated budget of every method.")] = 16,
     problems: Annotated[int | None, typer.Option(help="Problems a family.", show_default=str(PROBLEMS))] = None,
-    model: Annotated[
-        str, typer.Option(help="The generator of both sides: smollm2 solves nothing here, and takes its time.")
-    ] = "reasoner",
     only: Annotated[list[str] | None, typer.Option(help="This method only; may be repeated.")] = None,
     repetitions: Annotated[int, typer.Option(help="Rounds of the runs without latency.")] = 7,
     home: Annotated[Path, typer.Option(help="The environment of the peers.")] = ROOT / "build" / "peers",
@@ -268,13 +263,13 @@ def main(
             found = []
             for family, count in counts.items():
                 tell = partial(bars.advance, bar)
-                measure = partial(paired, name, n, model, GENERATED[family], count, tell)
-                found.append(kept(store / file(name, n, model, family, count), measure))
+                measure = partial(paired, name, n, GENERATED[family], count, tell)
+                found.append(kept(store / file(name, n, family, count), measure))
                 bars.update(bar, completed=sum(len(one["solved"]["ours"]) for one in found))
             rows.append(row(name, n, found))
     show(rows, zero)
     result.parent.mkdir(parents=True, exist_ok=True)
-    told = {"machine": before, "model": model, "pins": PINS, "budget of ours": TOKENS, "temperature": TEMPERATURE}
+    told = {"machine": before, "pins": PINS, "budget of ours": TOKENS, "temperature": TEMPERATURE}
     result.write_text(json.dumps({**told, "methods": rows, "without latency": zero}, indent=1) + "\n")
 
 
