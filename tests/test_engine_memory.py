@@ -155,7 +155,7 @@ def engine_row(ids: Ids, new: int, seed: int) -> Row:
     return Row(ids, Sampling(new), seed)
 
 
-@pytest.mark.parametrize(("compiles", "crowd"), [(False, CROWD), (True, 500), (True, CROWD)])
+@pytest.mark.parametrize(("compiles", "crowd"), [(False, CROWD), (True, 100), (True, CROWD)])
 async def test_groups_read_their_own_beginnings_at_once(
     folder: Path, compiles: bool, crowd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
