@@ -56,12 +56,13 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Tokens that read where it lies what is their `own`, after which come the `shared` parts of rows with one token each. `kv`
-    are all slots and the pool, a layer.
+    """Tokens that read where it lies what is their `own`, after which come the `shared` parts of rows with one token each.
+    `slots` and `pool` are all of both, a layer.
     """
 
     tokens: slice
-    kv: tuple[tuple[Tensor, Tensor], ...]
+    slots: tuple[Tensor, ...]
+    pool: tuple[Tensor, ...]
     own: Own
     shared: tuple[Shared, ...] = ()
 
@@ -77,7 +78,7 @@ def _mixed(q: Tensor, index: int, lane: Lane | Rows) -> Tensor:
     if isinstance(lane, Lane):
         return _lane(q, index, lane)
     parts = [_partial(q, part, index) for part in lane.shared]
-    return mix(q, *lane.kv[index], lane.own, parts)
+    return mix(q, lane.slots[index], lane.pool[index], lane.own, parts)
 
 
 def _lane(q: Tensor, index: int, lane: Lane) -> Tensor:

@@ -132,9 +132,9 @@ class Engine:
         asked, vocabulary = (*row.ids, *row.how.forced, *row.how.banned), self.model.vocabulary
         if not asked or ({*map(type, asked)} == {int} and min(asked) >= 0 and max(asked) < vocabulary):
             return
-        strange = next((i for i in asked if not (isinstance(i, int) and 0 <= i < vocabulary)), None)
-        if strange is not None:
-            raise UsageError(f"token {strange} is not in the vocabulary of {vocabulary}")
+        strange = [i for i in asked if not (isinstance(i, int) and 0 <= i < vocabulary)]
+        if strange:
+            raise UsageError(f"token {strange[0]} is not in the vocabulary of {vocabulary}")
 
     def _fit(self, row: Row) -> None:
         """Ask for no more than the model's positions allow, and refuse what can never be answered."""

@@ -32,7 +32,7 @@ class Layout:
         self._replan = self._rebuild = True
         self._positions = self._columns = self._places = self._long([])
         self._together: tuple[Shared, ...] = ()
-        self._own = Own(self._columns, self._columns, self._columns, 0)
+        self._own = self._columns, self._columns, 0
         self._least = self._most = 0  # columns of the rows that decode
         self._longest = 0  # tokens that any of them may come to
         self._turns = turns(s, self._positions)
@@ -71,7 +71,7 @@ class Layout:
         """Plan what is shared. What is not is read in place by rows that decode or read little, where they can, and else
         brought into the slots.
         """
-        rows, copies = [*decoding, *reading], dict[int, tuple[Span, ...]]()
+        rows, copies = [*decoding, *reading], dict[Row, tuple[Span, ...]]()
         lanes = [decoding, reading]
         if compiles(self._device):
             self._read_in_place(decoding, self._tree.crowded)
@@ -79,8 +79,8 @@ class Layout:
             lanes = [[row for row in reading if not _reads_little(row)]]
         for some in lanes:
             for row, (shared, copied) in zip(some, plan(some, self._tree), strict=True):
-                row.seat.shared, row.seat.own, row.seat.planned, copies[id(row)] = shared, (), None, copied
-        parts = [(row.seat, copies.get(id(row), ())) for row in rows]
+                row.seat.shared, row.seat.own, row.seat.planned, copies[row] = shared, (), None, copied
+        parts = [(row.seat, copies.get(row, ())) for row in rows]
         columns = [length_of(copied) + place.filled - place.known for place, copied in parts]
         self.slots.reserve(len(rows), max(columns, default=0) + 1, used(rows))
         for slot, (place, copied) in enumerate(parts):
@@ -135,8 +135,9 @@ class Layout:
             self._places = self._places + 1
         length = self._most + 1
         if compiles(self._device):
-            own = self._own._replace(columns=self._columns, longest=self._own.longest + length)
-            return Rows(slice(0, len(rows)), self._both(), own, self._together)
+            firsts, spans, longest = self._own
+            own = Own(self._columns, firsts, spans, longest + length)
+            return Rows(slice(0, len(rows)), self.slots.layers, self._tree.pages.layers, own, self._together)
         mask = None if self._least == self._most else self._mask(self._columns[:, None], length, 1)
         window = self.slots.window(0, len(rows), length)
         return Lane(len(rows), 1, length, slice(0, len(rows)), *window, mask, shared=self._together)
@@ -165,6 +166,25 @@ class Layout:
         where = (filled[:, None] + steps, columns, slots)
         positions, columns, slots = (t.reshape(-1) if flat is None else t.reshape(-1)[flat] for t in where)
         return lane, positions, columns, slots
+
+    def _lane_in_place(
+        self, rows: Sequence[Row], takes: Sequence[int], first: int, token: int
+    ) -> tuple[Rows, Tensor, Tensor, Tensor]:
+        """The same for rows that read little, where it lies."""
+        each = list(zip((row.seat for row in rows), takes, strict=True))
+        columns = self._long([place.columns + i for place, take in each for i in range(take)])
+        positions = self._long([place.filled + i for place, take in each for i in range(take)])
+        of = self._long([row for row, take in enumerate(takes) for _ in range(take)])
+        firsts, spans, longest = self._owned(rows)
+        own = Own(columns, firsts, spans, longest + max(place.columns + take for place, take in each), of, first)
+        lane = Rows(slice(token, token + len(of)), self.slots.layers, self._tree.pages.layers, own)
+        return lane, positions, columns, of + first
+
+    def _owned(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, int]:
+        """What rows read alone in the pool: `firsts`, `spans` and the most tokens, as in `Own`."""
+        spans = [row.seat.own for row in rows]
+        firsts, flat = [0, *accumulate(map(len, spans))], [n for some in spans for span in some for n in span]
+        return self._long(firsts), self._long(flat), max(map(length_of, spans))
 
     def _mask(self, columns: Tensor, length: int, group: int) -> Tensor:
         """-inf behind each query's own column: [rows * kv_heads, time * group, length] from columns [rows, time]."""
@@ -199,27 +219,6 @@ class Layout:
         absent = torch.tensor([row not in places for row in range(rows)], device=self._device)[:, None, None, None]
         where = self._long([places.get(row, 0) for row in range(rows)])
         return Shared(keys, values, self._long(padded), where, absent if len(places) < rows else None, mask)
-
-    def _lane_in_place(
-        self, rows: Sequence[Row], takes: Sequence[int], first: int, token: int
-    ) -> tuple[Rows, Tensor, Tensor, Tensor]:
-        """The same for rows that read little, where it lies."""
-        each = list(enumerate(zip((row.seat for row in rows), takes, strict=True)))
-        columns = self._long([place.columns + i for _, (place, take) in each for i in range(take)])
-        positions = self._long([place.filled + i for _, (place, take) in each for i in range(take)])
-        of = self._long([row for row, (_, take) in each for _ in range(take)])
-        own, most = self._owned(rows), max(place.columns + take for _, (place, take) in each)
-        own = own._replace(columns=columns, longest=own.longest + most, rows=of, first=first)
-        return Rows(slice(token, token + len(of)), self._both(), own), positions, columns, of + first
-
-    def _both(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        return tuple(zip(self.slots.layers, self._tree.pages.layers, strict=True))
-
-    def _owned(self, rows: Sequence[Row]) -> Own:
-        """What rows read alone in the pool."""
-        spans = [row.seat.own for row in rows]
-        firsts, flat = [0, *accumulate(map(len, spans))], [n for some in spans for span in some for n in span]
-        return Own(self._columns, self._long(firsts), self._long(flat), max(map(length_of, spans)))
 
     def _stacked(self, spans: Sequence[Span]) -> tuple[Tensor, Tensor | None]:
         """Keys and values [layers, 2, spans, kv_heads, longest, head_dim] of spans by length, a view if

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from forethought.engine.pages import PAGE, Pages, Span, pages_of
 
-CROWD = 1 << 12
+CROWD = 1 << 12  # token reads a layer that reading a crowded node once saves, for all requests that need it
 
 
 @dataclass(eq=False, slots=True)
@@ -43,9 +43,7 @@ class PrefixTree:
     def __init__(self, pages: Pages) -> None:
         self.pages = pages
         self.root = Node((), Span(0, 0), (), None, 0)
-        self.crowded = set[
-            Node
-        ]()  # reading these once for all requests that need them saves `CROWD` token reads a layer
+        self.crowded = set[Node]()
         self._clock = 0
 
     def match(self, ids: Sequence[int]) -> tuple[int, Node]:
