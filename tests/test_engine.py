@@ -371,6 +371,7 @@ async def test_a_bad_request_harms_nobody(make: Callable[..., Engine]) -> None:
             lambda: engine.generate(prompt(5), Sampling(4, forced=(10**6,)), 0),
             lambda: engine.generate(prompt(10) * 1000, Sampling(4), 0),
             lambda: engine.generate((5.5, 6), Sampling(4), 0),  # type: ignore[arg-type]
+            lambda: engine.generate((None, 6), Sampling(4), 0),  # type: ignore[arg-type]
             lambda: engine.generate(prompt(5), Sampling(4.5), 0),  # type: ignore[arg-type]
             lambda: engine.generate(prompt(5), Sampling(4), 0.5),  # type: ignore[arg-type]
             lambda: engine.generate(prompt(5), Sampling(4, banned=(5.5,)), 0),  # type: ignore[arg-type]
