@@ -117,7 +117,9 @@ def test_what_is_spent_is_spent_all_around() -> None:
 
 def test_a_grant_holds_its_allowance_until_it_is_settled() -> None:
     outer = Account(None, {"tokens": 10})
-    one, two = outer.grant(Cost(new_tokens=6)), outer.grant(Cost(new_tokens=4))
+    one, two = outer.child(), outer.child()
+    one.grant(Cost(new_tokens=6))
+    two.grant(Cost(new_tokens=4))
     assert not outer.fits(Cost(new_tokens=1))
     need = Cost(new_tokens=5)
     assert one.fits(need)
@@ -125,7 +127,9 @@ def test_a_grant_holds_its_allowance_until_it_is_settled() -> None:
     one.reserve(need)
     one.charge(Cost(new_tokens=3), need)
     assert amount(outer.spent + outer.held, "tokens") == 10
+    assert outer.spent == ZERO  # it is told when the grant closes
     one.settle()
+    assert outer.spent == one.spent == Cost(new_tokens=3)
     assert outer.fits(Cost(new_tokens=3))
     assert not outer.fits(Cost(new_tokens=4))
     two.settle()
@@ -135,8 +139,10 @@ def test_a_grant_holds_its_allowance_until_it_is_settled() -> None:
 
 def test_a_grant_inside_a_grant() -> None:
     outer = Account(None, {"tokens": 10})
-    middle = outer.grant(Cost(new_tokens=8))
-    inner = middle.grant(Cost(new_tokens=5))
+    middle = outer.child()
+    middle.grant(Cost(new_tokens=8))
+    inner = middle.child()
+    inner.grant(Cost(new_tokens=5))
     assert not middle.fits(Cost(new_tokens=4))
     inner.reserve(Cost(new_tokens=4))
     inner.charge(Cost(new_tokens=4), Cost(new_tokens=4))

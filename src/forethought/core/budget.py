@@ -67,7 +67,7 @@ class Account:
     """The ledger of one place. What is spent here is spent in every account around it.
 
     A *grant* is an account that was paid for in advance: its allowance is held in the accounts around it until it closes,
-    so inside it only the allowance itself can run out.
+    so inside it only the allowance itself can run out, and they are told what was spent when it does.
     """
 
     __slots__ = ("_grant", "_limits", "_names", "_parent", "chain", "chain_limit", "held", "spent", "start")
@@ -94,20 +94,18 @@ class Account:
     def child(self, limits: Mapping[str, float] = NO_LIMITS) -> Account:
         return Account(self, limits)
 
-    def grant(self, allowance: Cost) -> Account:
-        """An account with a prepaid allowance, which the caller has seen to fit. Close it with `settle`."""
-        child = Account(self)
-        if self._names:
-            child._grant = allowance
-            child._limits = tuple((name, amount(allowance, name)) for name in self._names)
-            self._hold(add, allowance)
-        return child
+    def grant(self, allowance: Cost) -> None:
+        """Pay for this account, which is new, in advance. The caller has seen the allowance to fit. Close it with `settle`."""
+        if self._names and self._parent is not None:
+            self._grant = allowance
+            self._limits = tuple((name, amount(allowance, name)) for name in self._names)
+            self._parent._hold(add, allowance)
 
     def settle(self) -> None:
-        """Close a grant: what was not spent goes back."""
+        """Close a grant: what was spent here is spent in every account around it, and what was not goes back."""
         if self._grant is not None and self._parent is not None:
-            self._parent._hold(sub, self._grant - self.spent)
-            self._grant, self._limits = None, ()
+            allowance, self._grant, self._limits = self._grant, None, ()
+            self._parent._book(self.spent, allowance)
 
     def fits(self, need: Cost) -> bool:
         """Whether `need` can be reserved now, here and in every account that pays for this one."""
@@ -136,18 +134,17 @@ class Account:
             account = None if account._grant is not None else account._parent
 
     def charge(self, cost: Cost, reserved: Cost = ZERO) -> None:
-        """Book what a call really cost, here and in every account around, and let its reservation go."""
+        """Book what a call really cost, here and in every account that pays for this one, and let its reservation go."""
+        self.chain += cost.critical_tokens
+        self._book(cost, reserved)
+
+    def _book(self, cost: Cost, reserved: Cost) -> None:
         if self._names and reserved is not ZERO:
             self._hold(sub, reserved)
-        self.chain += cost.critical_tokens
         account: Account | None = self
-        prepaid = False
         while account is not None:
             account.spent += cost
-            if prepaid and account._limits:
-                account.held -= cost
-            prepaid = prepaid or account._grant is not None
-            account = account._parent
+            account = None if account._grant is not None else account._parent
 
     def join(self, children: list[Account]) -> None:
         """After a fan-out: the chain goes on from the longest of its branches."""

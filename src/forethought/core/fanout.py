@@ -150,7 +150,7 @@ class FanOut(Generic[S]):
             need = self._move.bound(self._pop[i])
             if not account.fits(need):
                 break
-            self.places[i].account = account.grant(need)
+            self.places[i].account.grant(need)
             wave += 1
         return queue[: max(wave, 1)]
 
