@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import anyio
@@ -67,6 +68,31 @@ async def test_who_does_not_fit_waits_for_its_turn(make: Callable[..., Engine]) 
     with pytest.raises(UsageError, match="there are"):
         await engine.generate(prompt(100), Sampling(29), 0)
     check_idle(engine)
+
+
+async def test_who_comes_together_begins_prompt_by_prompt(make: Callable[..., Engine]) -> None:
+    """Also where drafts of one prompt differ; and nobody passes those who came before."""
+    engine, begun = make(rows=2), list[str]()
+
+    async def one(name: str) -> None:
+        def hook(row: Row, logits: torch.Tensor) -> None:
+            if not row.tokens:
+                begun.append(name[0])
+
+        text = prompt(20, ord(name[0])) + prompt(len(name) - 1)
+        await engine.generate(text, Sampling(30), len(begun), hook=hook, written=len(name) - 1)
+
+    for name in "abcde":  # what has to be read first, one reads for all, and others may begin meanwhile
+        await engine.generate(prompt(20, ord(name)), Sampling(1), 0)
+    async with anyio.create_task_group() as tasks:
+        for name in ("a", "b", "c", "aa", "bb", "ccc"):
+            tasks.start_soon(one, name)
+        await anyio.wait_all_tasks_blocked()
+        for name in ("d", "e", "d"):
+            tasks.start_soon(one, name)
+    runs = [(name, len([*same])) for name, same in groupby(begun)]
+    assert sorted(runs[:3]) == [("a", 2), ("b", 2), ("c", 2)]
+    assert sorted(runs[3:]) == [("d", 2), ("e", 1)]
 
 
 async def test_slots_are_bounded(make: Callable[..., Engine]) -> None:

@@ -18,7 +18,7 @@ from forethought.engine.layout import Layout
 from forethought.engine.llama import Llama, forward
 from forethought.engine.pages import PAGE, Pages, pages_of
 from forethought.engine.prefixes import PrefixTree, common
-from forethought.engine.rows import Place, Row
+from forethought.engine.rows import Place, Row, by_prompt
 from forethought.engine.seats import Seats
 from forethought.engine.slots import tokens_of
 
@@ -94,6 +94,11 @@ class Batch:
             self._release()
             self.waiting = deque(row for row in self.waiting if not row.cancelled)
 
+    def group(self, last: int) -> None:
+        """Let the rows that came last, so many of them, begin prompt by prompt. Waits for a run that goes on."""
+        with self._lock:
+            self.waiting = deque(by_prompt([*self.waiting], last))
+
     @torch.inference_mode()
     def clear(self) -> None:
         """Forget the live requests, after a step that failed."""
@@ -102,9 +107,8 @@ class Batch:
                 self._remove(row)
 
     def _count(self, seconds: float) -> None:
-        told = self.statistics
-        told.seconds += seconds
-        told.pages_live, told.pages_peak = self.pages.used, self.pages.peak
+        self.statistics.seconds += seconds
+        self.statistics.pages_live, self.statistics.pages_peak = self.pages.used, self.pages.peak
 
     def _release(self) -> None:
         for row in [r for r in reversed(self.live) if r.cancelled]:
@@ -159,10 +163,9 @@ class Batch:
             row.place = place = Place(self.tree.root, 0, 0, 0)
             need = pages_of(row.most)
             self.tree.lock(place.node)
-        if need > self.pages.room:
-            return False
-        self._set_aside(place, need)
-        return True
+        if fits := need <= self.pages.room:
+            self._set_aside(place, need)
+        return fits
 
     def _slots_fit(self, row: Row, others: Sequence[Row]) -> bool:
         """Whether the slots of all fit, each as long as the longest; of those that have left some may have been longer."""

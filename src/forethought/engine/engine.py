@@ -59,6 +59,7 @@ class Engine:
         self.batch = Batch(model, kv_bytes, rows, stops)
         self._waiters: list[_Waiter] = []
         self._driven = False
+        self._joined = 0  # rows, since the last hop began
         self._thread = 0  # of those who wait
         self._joining = threading.Lock()
 
@@ -160,6 +161,7 @@ class Engine:
             self._thread = thread
             self._waiters.append(waiter)
         self.batch.waiting.append(row)
+        self._joined += 1
         return waiter
 
     async def _run(self, row: Row) -> Row:
@@ -201,6 +203,8 @@ class Engine:
         try:
             await self._gather()
             while not leader.row.done and leader.error is None:
+                self.batch.group(self._joined)
+                self._joined = 0
                 await anyio.to_thread.run_sync(computed, partial(self.batch.run, seconds=HOP))
                 for waiter in self._waiters:
                     _tell(waiter)
