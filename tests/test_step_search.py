@@ -66,6 +66,17 @@ async def test_equal_steps_are_graded_once_and_finished_drafts_cost_nothing_more
 
 
 @pytest.mark.parametrize("spelling", [
+    "particle-filter", "particle-filter-published", "entropic-particle-filter", "entropic-particle-filter-published", "steer",
+])  # fmt: skip
+async def test_particles_that_make_the_same_step_are_graded_once(spelling: str) -> None:
+    pop, at, by = await climb(f"{spelling}(n=8, temperature=0)")
+    assert len(pop) == 8
+    assert len({id(p.state) for p in pop}) == 1
+    assert by.verifier.spent.verifier_calls == 4  # type: ignore[union-attr]
+    assert at.account.spent.calls == len(events(at, "sample")) == 8 * 4
+
+
+@pytest.mark.parametrize("spelling", [
     "beam(width=3, expand=2)", "dvts(n=6, expand=2)", "rebase(n=6)", "ets(n=6)", "a-star", "early-rejection(width=3, expand=2)",
     "best-first(draws=3, expand=2)",
 ])  # fmt: skip

@@ -41,6 +41,17 @@ class Reading(TableVerifier):
         return Grade(steps[-1], steps), self.bound(draft, problem, task)
 
 
+class Watched(Reading):
+    """Keeps what it was asked to grade."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        self.read.append(draft.text)
+        return await super().grade(draft, problem, task, call)
+
+
 class Unsure(TableVerifier):
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
         return UNKNOWN, Cost(verifier_calls=1)
@@ -116,12 +127,17 @@ async def test_certain_grades_stay_numbers() -> None:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 async def test_the_wrapper_costs_what_the_verifier_costs(wrapped: bool) -> None:
-    """Each step is read once, under either name."""
-    inner = Reading()
+    """Each step is read once, under either name, also where several particles make it."""
+    inner = Watched()
     at = Scope.root(Run(Seeded(2)))
     by = By(ToyModel(Seeded(2)), ToyTask(), around(inner) if wrapped else inner)
     pop = await methods.parse("particle-filter(n=6, ess=0.0)")(PROBLEM, by, at)
-    assert at.account.spent.verifier_tokens == at.account.spent.new_tokens == sum(len(p.state.text) for p in pop)
+    assert at.account.spent.new_tokens == sum(len(p.state.text) for p in pop)
+    beginnings = {
+        p.state.text[: i + 1] for p in pop for i in range(len(p.state.text))
+    }  # a step is a letter, and a token
+    assert sorted(inner.read) == sorted(beginnings)
+    assert at.account.spent.verifier_tokens == len(beginnings)
 
 
 async def test_the_final_weights_of_a_filter_are_those_of_the_verifier_itself() -> None:
@@ -248,8 +264,8 @@ async def test_noise_is_of_the_place_or_of_the_text() -> None:
 
 async def test_a_filter_runs_under_noise() -> None:
     """Each step is read once, and its grade stays."""
-    at = Scope.root(Run(Seeded(2)))
-    by = By(ToyModel(Seeded(2)), ToyTask(), noisy(Reading()))
+    at, inner = Scope.root(Run(Seeded(2))), Watched()
+    by = By(ToyModel(Seeded(2)), ToyTask(), noisy(inner))
     assert by.verifier is not None
     assert by.verifier.process
     pop = await methods.parse("particle-filter(n=8)")(PROBLEM, by, at)
@@ -258,7 +274,7 @@ async def test_a_filter_runs_under_noise() -> None:
         assert [g.steps for d in drafts for g in d.grades.values()] == [
             drafts[0].grades[str(by.verifier)].steps[: len(drafts) - i] for i in range(len(drafts))
         ]
-    assert at.account.spent.verifier_tokens == at.account.spent.new_tokens
+    assert at.account.spent.verifier_tokens == len(inner.read) == len({*inner.read})
 
 
 async def test_what_a_wrapper_asks_may_ask_the_runs_model() -> None:

@@ -15,6 +15,7 @@ from forethought.core.registry import require
 from forethought.core.resample import Scheme, resample
 from forethought.core.scope import Scope
 from forethought.methods.by import By
+from forethought.methods.steps import grade_different
 
 CLIP = 1e-7  # as the code of Puri et al. clips grades before taking their odds
 
@@ -34,11 +35,14 @@ def change(draft: Draft, by: By) -> float:
 
 
 def weighed(problem: Problem, by: By, step: Kernel[Draft], gain: Callable[[Draft], float]) -> Move[Draft]:
-    """A move: each living draft makes a step, is graded, and gains `gain` of it on its log-weight."""
+    """A move: each living draft makes a step, is graded, and gains `gain` of it on its log-weight.
+
+    Equal steps of one draft are graded once. That keeps every weight's mean, also where a verifier's grades are random.
+    """
 
     async def move(pop: Population[Draft], at: Scope) -> list[Particle[Draft]]:
         stayed = {id(p.state) for p in pop if p.ended}
-        pop = await by.grade(await each(pop, step, at), problem, at)
+        pop = await grade_different(await each(pop, step, at), by, problem, at)
         return [p if id(p.state) in stayed else p.moved(p.state, gain=gain(p.state), done=p.done) for p in pop]
 
     return move
@@ -48,7 +52,7 @@ def prefixes(problem: Problem, by: By, step: Kernel[Draft]) -> Move[Draft]:
     """A move: each living draft makes a step; then every weight is the odds of its whole text, whatever it was before."""
 
     async def move(pop: Population[Draft], at: Scope) -> list[Particle[Draft]]:
-        pop = await by.grade(await each(pop, step, at), problem, at)
+        pop = await grade_different(await each(pop, step, at), by, problem, at)
         return [Particle(p.state, log_odds(p.state, by), p.done) for p in pop]
 
     return move
