@@ -29,6 +29,8 @@ generated tasks. What holds for these need not hold for other models, nor the ot
   draws, fixed seed; differences are paired.
 * Temperature and selection of each method were chosen on the train split and frozen in `benchmarks/_claims/frozen.json`:
   the best mean accuracy at the ladder's middle size. Other settings are the methods' defaults.
+* Step searches and particle methods grade equal steps of one draft once. Drafts that are written whole are graded each, also
+  where two read the same: of 16 of the reasoner's 9 differ (`docs/peers.md`), a fifth of best-of-N's tokens.
 * **Holds**: the whole interval lies on the side that the claim says. *Smaller than published*: it holds, but the interval
   ends below the paper's figure. **Does not hold**: anything else; the reason says whether the interval contains no
   difference or lies on the other side.

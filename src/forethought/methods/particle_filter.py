@@ -26,7 +26,7 @@ class ParticleFilter:
     Law: proper; the expected measure is the model's times the final grade's odds, for any `ess` and `temper`.
     `ess` is the share of n below which the effective sample size triggers resampling (1 resamples whenever weights differ,
     0 never does), `temper` the temperature of the law by which survivors are drawn. With `temper_end` it goes there from
-    `temper` in equal parts over the first `temper_steps` steps.
+    `temper` in equal parts over the first `temper_steps` steps. Equal steps of one draft are graded once.
     Constants: ess 0.5 is usual; temper 1; temperature 0.8 as in the paper. See `particle-filter-published` for its own form.
     """
 
@@ -69,7 +69,7 @@ class ParticleFilterPublished:
     """The paper's particle filter as its code runs it: every step resamples all, finished ones too, on full-prefix odds.
 
     Law: greedy; the odds of every prefix multiply up, so the drafts follow no fixed target (see `particle-filter`).
-    `temper`, `temper_end` and `temper_steps` are as there.
+    `temper`, `temper_end` and `temper_steps` are as there; equal steps of one draft are graded once.
     Constants as published: multinomial resampling at every step, softmax temperature `temper` 1, temperature 0.8.
     """
 

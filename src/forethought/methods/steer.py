@@ -39,7 +39,7 @@ class Steer:
     power `strength`; the law then needs a grade that stays 0 once it is 0. An unknown grade is a reward of 0. A step weighs
     exp(strength * x), where x is the change of the reward (`difference`), the greatest reward so far (`max`) or the sum of
     all so far (`sum`); the last step of a draft divides by what earlier ones gave, so that the whole is
-    exp(strength * final reward).
+    exp(strength * final reward). Equal steps of one draft are graded once.
     Constants as published for images: n 4, strength 10, multinomial resampling below an effective sample size of n/2.
     """
 
