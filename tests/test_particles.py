@@ -15,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from forethought.core.budget import Budget
-from forethought.core.draft import ROOT, UNKNOWN, Draft, Grade
-from forethought.core.errors import BudgetEnded, ModelError
+from forethought.core.cost import Cost
+from forethought.core.draft import ROOT, UNKNOWN, Draft, Finish, Grade
+from forethought.core.errors import BudgetEnded, ForethoughtError, ModelError
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population, ess, log_evidence, posterior
 from forethought.core.problem import Problem
@@ -105,6 +106,72 @@ async def test_a_sweep_of_particle_gibbs_keeps_its_target(n: int, temper: float,
         return await swept_once(Sweep(PROBLEM, toy_by(source, deepest), n, temper, 1.0), text, place(source))
 
     check_invariant(await matrix(list(target), move), list(target.values()))
+
+
+State = tuple[str, tuple[float, ...]]  # a text, and the grades of its beginnings
+
+
+class Random(TableVerifier):
+    """Grades two texts at random, each call anew."""
+
+    GRADES: ClassVar[dict[str, tuple[float, ...]]] = {"a": (0.2, 0.8), "a.": (0.1, 0.95)}
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+        grades = self.GRADES.get(draft.text, (0.5,))
+        chosen = self.source.choose((*call.place, 7), [1 / len(grades)] * len(grades)) if len(grades) > 1 else 0
+        return Grade(grades[chosen]), Cost(verifier_calls=1, verifier_tokens=1)
+
+
+def odds(grade: float) -> float:
+    return grade / (1 - grade)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+async def test_a_sweep_keeps_its_target_where_grades_are_random(n: int) -> None:
+    """Steps that are shared are shared with the reference as well."""
+    chances, target = texts(1), dict[State, float]()
+    for text, chance in chances.items():
+        graded_as = [Random.GRADES.get(text[: i + 1], (0.5,)) for i in range(len(text))]
+        for grades in itertools.product(*graded_as):
+            target[text, grades] = chance * odds(grades[-1]) / math.prod(map(len, graded_as))
+
+    def reference(state: State) -> Draft:
+        draft = ROOT
+        for token, grade in zip(*state, strict=True):
+            finish: Finish | None = "end" if token == "." else None
+            draft = Draft(draft, token, size=1, finish=finish, grades=MappingProxyType({"table": Grade(grade)}))
+        return draft
+
+    async def move(state: State, source: Source) -> State:
+        at = place(source)
+        sweep = Sweep(PROBLEM, By(ToyModel(source, 1), ToyTask(), Random(source)), n, 1.0, 1.0)
+        found = drawn(await sweep(reference(state), at), at)
+        assert found is not None
+        return found.text, tuple(d.grades["table"].value or 0.0 for d in [*found.lineage()][-2::-1])
+
+    check_invariant(await matrix(list(target), move), list(target.values()), reversible=False)
+
+
+@pytest.mark.parametrize("spelling", [
+    "particle-filter(n=2, ess=1.0)", "particle-filter(n=2, ess=1.0, resampling=multinomial, temper=2.0)",
+    "entropic-particle-filter(n=2)", "entropic-particle-filter(n=2, look_ahead=True)",
+])  # fmt: skip
+async def test_the_expected_measure_where_grades_are_random(spelling: str) -> None:
+    """Equal steps have one grade, and weigh on average what they would weigh with a grade each."""
+    found: dict[str, float] = defaultdict(float)
+
+    async def run(source: Source) -> Population[Draft]:
+        by = By(ToyModel(source, 1), ToyTask(), Random(source))
+        return await methods.parse(spelling)(PROBLEM, by, place(source))
+
+    async for chance, pop in outcomes(run):
+        for p in pop:
+            found[p.state.text] += chance * math.exp(p.logw)
+    mean = {text: sum(map(odds, grades)) / 2 for text, grades in Random.GRADES.items()}
+    assert found == pytest.approx({text: chance * mean.get(text, 1.0) for text, chance in texts(1).items()})
 
 
 async def test_a_sweep_of_one_particle_stays() -> None:
@@ -530,3 +597,15 @@ async def test_a_run_goes_on_from_any_moment(name: str) -> None:
         again, _, made = await life(events[:cut])
         assert again == whole
         assert made == calls - sum(e.kind in bought for e in events[:cut])
+
+
+async def test_a_record_grades_no_other_draft() -> None:
+    """As of a program that graded other drafts at these places."""
+    trace, by = MemoryTrace(), toy_by(Seeded(0))
+    first, other = ([Particle(Draft(ROOT, token, size=1))] for token in "ab")
+    await by.grade(first, PROBLEM, Scope.root(Run(trace=trace)))
+    again = MemoryTrace(trace.events)
+    (same,) = await by.grade(first, PROBLEM, Scope.root(Run(trace=again)))
+    assert by.value(same.state) == table("a")
+    with pytest.raises(ForethoughtError, match="answers another request"):
+        await by.grade(other, PROBLEM, Scope.root(Run(trace=again)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 import tracemalloc
@@ -262,6 +263,7 @@ def test_memory_is_linear_in_nodes(method: Mcts | AbMctsA) -> None:
     for n in (300, 600, 1200):
         tracemalloc.start()
         search = scripted_search(method, n)
+        gc.collect()
         used.append(tracemalloc.get_traced_memory()[0] / n)
         tracemalloc.stop()
         del search

@@ -95,7 +95,9 @@ class Account:
         return Account(self, limits)
 
     def grant(self, allowance: Cost) -> None:
-        """Pay for this account, which is new, in advance. The caller has seen the allowance to fit. Close it with `settle`."""
+        """Pay in advance for this account, which is new and has no limits of its own. The caller has seen the allowance to fit.
+        Close it with `settle`.
+        """
         if self._names and self._parent is not None:
             self._grant = allowance
             self._limits = tuple((name, amount(allowance, name)) for name in self._names)

@@ -59,7 +59,7 @@ class Engine:
         self.batch = Batch(model, kv_bytes, rows, stops)
         self._waiters: list[_Waiter] = []
         self._driven = False
-        self._joined = 0  # rows, since the last hop began
+        self._joined = list[Row]()  # since the last hop began
         self._thread = 0  # of those who wait
         self._joining = threading.Lock()
 
@@ -161,7 +161,7 @@ class Engine:
             self._thread = thread
             self._waiters.append(waiter)
         self.batch.waiting.append(row)
-        self._joined += 1
+        self._joined.append(row)
         return waiter
 
     async def _run(self, row: Row) -> Row:
@@ -203,8 +203,7 @@ class Engine:
         try:
             await self._gather()
             while not leader.row.done and leader.error is None:
-                self.batch.group(self._joined)
-                self._joined = 0
+                self._group()
                 await anyio.to_thread.run_sync(computed, partial(self.batch.run, seconds=HOP))
                 for waiter in self._waiters:
                     _tell(waiter)
@@ -212,6 +211,11 @@ class Engine:
             self._fail(error)
         finally:
             self._driven = False
+
+    def _group(self) -> None:
+        joined, self._joined = self._joined, []
+        if len(joined) > 1:
+            self.batch.group(sum(row.place is None and not row.done for row in joined))
 
     def _fail(self, error: Exception) -> None:
         """An error of a step is an error of all that were in it; of all that wait if none was, or it would come again."""

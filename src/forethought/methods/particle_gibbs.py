@@ -39,8 +39,11 @@ class Sweep:
         def gain(draft: Draft) -> float:
             return change(draft, self.by) / self.temper
 
-        move = weighed(self.problem, self.by, self.by.step(self.problem, self.temperature), gain)
+        step = self.by.step(self.problem, self.temperature)
         pop, pins = spawn(ROOT, self.n), 1 if reference else 0
+        pinned: list[Particle[Draft]] = []
+        # With random grades, a free particle that makes the reference's step must have its grade, or it would not be its like.
+        move = weighed(self.problem, self.by, step, gain, lambda: pinned)
         for t in itertools.count():
             pinned = pop[:pins]
             if t < len(path):

@@ -13,7 +13,6 @@ from forethought.core.population import Particle, Population
 from forethought.core.problem import Problem
 from forethought.core.scope import Scope
 from forethought.methods.by import By
-from forethought.methods.steps import grade_different
 from forethought.models.extend import extend
 from forethought.models.protocol import Completion, Request
 
@@ -66,7 +65,7 @@ def said(told: Completion) -> float | None:
 async def evaluate(pop: Population[Draft], by: By, problem: Problem, at: Scope) -> list[Particle[Draft]]:
     """Judge the last step of every draft that has no verdict yet: by a process verifier if there is one, else by the model."""
     if by.verifier is not None and by.verifier.process:
-        return await grade_different(pop, by, problem, at)
+        return await by.grade(pop, problem, at)
     opened = [Particle(p.state, p.logw, done=SELF in p.state.grades or not p.state.new) for p in pop]
     judged = await each(opened, Probe(by, problem), at)
     return [Particle(p.state, p.logw, done=p.state.finish is not None) for p in judged]

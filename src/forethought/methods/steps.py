@@ -28,7 +28,8 @@ def different(pop: Population[Draft]) -> list[Particle[Draft]]:
 async def grade_different(pop: Population[Draft], by: By, problem: Problem, at: Scope) -> list[Particle[Draft]]:
     """Grade what has no grade yet; steps of one draft that read the same become one draft, which is graded once.
 
-    Every particle keeps its place and weight, so the measure over texts stays.
+    Every particle keeps its place and weight, so the measure over texts stays. If a grading fails and is dropped by the run's
+    policy, all that share it are.
     """
     try:
         graded = await by.grade(different(pop), problem, at)

@@ -34,16 +34,26 @@ def change(draft: Draft, by: By) -> float:
     return log_odds(draft, by) - (log_odds(draft.parent, by) if draft.parent else 0.0)
 
 
-def weighed(problem: Problem, by: By, step: Kernel[Draft], gain: Callable[[Draft], float]) -> Move[Draft]:
+def weighed(
+    problem: Problem,
+    by: By,
+    step: Kernel[Draft],
+    gain: Callable[[Draft], float],
+    beside: Callable[[], Population[Draft]] = tuple,
+) -> Move[Draft]:
     """A move: each living draft makes a step, is graded, and gains `gain` of it on its log-weight.
 
-    Equal steps of one draft are graded once. That keeps every weight's mean, also where a verifier's grades are random.
+    Equal steps of one draft are one draft, graded once, those among the graded particles `beside` them too. That keeps every
+    weight's mean, also where a verifier's grades are random.
     """
 
     async def move(pop: Population[Draft], at: Scope) -> list[Particle[Draft]]:
-        stayed = {id(p.state) for p in pop if p.ended}
-        pop = await grade_different(await each(pop, step, at), by, problem, at)
-        return [p if id(p.state) in stayed else p.moved(p.state, gain=gain(p.state), done=p.done) for p in pop]
+        living, others = {id(p.state) for p in pop if not p.ended}, beside()
+        graded = await grade_different([*others, *await each(pop, step, at)], by, problem, at)
+        return [
+            p.moved(p.state, gain=gain(p.state), done=p.done) if id(p.state.parent) in living else p
+            for p in graded[len(others) :]
+        ]
 
     return move
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from zlib import crc32
 
 from forethought.core.call import Data, bought
 from forethought.core.cost import Cost
@@ -37,7 +38,8 @@ class Grading:
             return in_floats(told, name, cost), cost
 
         name = str(self.verifier)
-        grade = await bought(at, "grade", {"verifier": name}, lambda: self.bound(particle), act, to_json, from_json)
+        asked = {"verifier": name, "of": crc32(draft.text.encode())}
+        grade = await bought(at, "grade", asked, lambda: self.bound(particle), act, to_json, from_json)
         return Particle(draft.graded(name, grade), particle.logw, particle.done)
 
 
