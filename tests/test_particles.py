@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from forethought.core.budget import Budget
 from forethought.core.cost import Cost
-from forethought.core.draft import ROOT, UNKNOWN, Draft, Finish, Grade
+from forethought.core.draft import ROOT, UNKNOWN, Draft, Grade
 from forethought.core.errors import BudgetEnded, ForethoughtError, ModelError
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population, ess, log_evidence, posterior
@@ -57,11 +57,11 @@ class Indifferent(TableVerifier):
         return Grade(0.7), cost
 
 
-def graded(text: str) -> Draft:
-    """A draft of the toy world, a step a token, as a method would have left it."""
+def graded(text: str, values: Sequence[float] | None = None) -> Draft:
+    """A draft of the toy world, a step a token, as a method would have left it; with other grades than the table's if told."""
     draft = ROOT
     for i, token in enumerate(text):
-        grades = MappingProxyType({"table": Grade(table(text[: i + 1]))})
+        grades = MappingProxyType({"table": Grade(table(text[: i + 1]) if values is None else values[i])})
         draft = Draft(draft, token, size=i + 1, finish="end" if token == "." else None, grades=grades)
     return draft
 
@@ -138,17 +138,10 @@ async def test_a_sweep_keeps_its_target_where_grades_are_random(n: int) -> None:
         for grades in itertools.product(*graded_as):
             target[text, grades] = chance * odds(grades[-1]) / math.prod(map(len, graded_as))
 
-    def reference(state: State) -> Draft:
-        draft = ROOT
-        for token, grade in zip(*state, strict=True):
-            finish: Finish | None = "end" if token == "." else None
-            draft = Draft(draft, token, size=1, finish=finish, grades=MappingProxyType({"table": Grade(grade)}))
-        return draft
-
     async def move(state: State, source: Source) -> State:
         at = place(source)
         sweep = Sweep(PROBLEM, By(ToyModel(source, 1), ToyTask(), Random(source)), n, 1.0, 1.0)
-        found = drawn(await sweep(reference(state), at), at)
+        found = drawn(await sweep(graded(*state), at), at)
         assert found is not None
         return found.text, tuple(d.grades["table"].value or 0.0 for d in [*found.lineage()][-2::-1])
 

@@ -133,9 +133,8 @@ async def test_the_wrapper_costs_what_the_verifier_costs(wrapped: bool) -> None:
     by = By(ToyModel(Seeded(2)), ToyTask(), around(inner) if wrapped else inner)
     pop = await methods.parse("particle-filter(n=6, ess=0.0)")(PROBLEM, by, at)
     assert at.account.spent.new_tokens == sum(len(p.state.text) for p in pop)
-    beginnings = {
-        p.state.text[: i + 1] for p in pop for i in range(len(p.state.text))
-    }  # a step is a letter, and a token
+    # a step is a letter, and a token
+    beginnings = {p.state.text[: i + 1] for p in pop for i in range(len(p.state.text))}
     assert sorted(inner.read) == sorted(beginnings)
     assert at.account.spent.verifier_tokens == len(beginnings)
 

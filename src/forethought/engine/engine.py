@@ -215,7 +215,7 @@ class Engine:
     def _group(self) -> None:
         joined, self._joined = self._joined, []
         if len(joined) > 1:
-            self.batch.group(sum(row.place is None and not row.done for row in joined))
+            self.batch.group(sum(row.waits for row in joined))
 
     def _fail(self, error: Exception) -> None:
         """An error of a step is an error of all that were in it; of all that wait if none was, or it would come again."""
@@ -237,7 +237,7 @@ class Engine:
 
 def _tell(waiter: _Waiter) -> None:
     """Tell of the progress, if there can be any. A listener that fails fails its own row, as a hook does."""
-    if waiter.row.place is None and not waiter.row.done:
+    if waiter.row.waits:
         return
     try:
         waiter.row.progress(waiter.row)

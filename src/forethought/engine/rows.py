@@ -70,6 +70,11 @@ class Row:
         return self.ids[: len(self.ids) - self.written]
 
     @property
+    def waits(self) -> bool:
+        """Whether it has not begun."""
+        return self.place is None and not self.done
+
+    @property
     def length(self) -> int:
         return len(self.ids) + len(self.tokens)
 

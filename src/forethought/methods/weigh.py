@@ -48,6 +48,7 @@ def weighed(
     """
 
     async def move(pop: Population[Draft], at: Scope) -> list[Particle[Draft]]:
+        # Who moved has a parent that lived: all that live stand one step further than the parents of those that have ended.
         living, others = {id(p.state) for p in pop if not p.ended}, beside()
         graded = await grade_different([*others, *await each(pop, step, at)], by, problem, at)
         return [
