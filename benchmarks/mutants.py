@@ -36,9 +36,9 @@ OUTCOMES = ROOT / "benchmarks" / "results" / "mutants.jsonl"
 SEED, DRAWN, MEMORY = 4, 200, 8 << 30
 SECONDS, PATIENCE = 60, 60  # of the processor; of the clock, while nothing of the run asks for the processor
 
-STEP = "step_search identities_search methods particles docs"
+STEP = "step_search identities_search methods tree_methods particles docs"
 TREE = "tree_search tree_methods identities_search methods particles docs"
-SAMPLING = "step_sampling identities_search methods particles docs"
+SAMPLING = "step_sampling identities_search methods tree_methods particles docs"
 FILTER = "particles laws identities_search methods docs"
 
 # Module: its test files, the fastest first | what must be in a test's name or file (nothing: all tests of these files).
@@ -47,6 +47,7 @@ TESTS = {
     "core/budget": "budget operators store",
     "core/call": "operators budget store likelihood",
     "core/cost": "operators budget scripted",
+    "core/crew": "crew operators",
     "core/draft": "scripted step_sampling step_search",
     "core/fanout": "operators budget likelihood store",
     "core/operators": "operators population budget likelihood",
@@ -56,6 +57,7 @@ TESTS = {
     "core/resample": "resample blocks",
     "core/scope": "operators budget resample store",
     "core/store": "store resume",
+    "core/together": "together",
     "core/trace": "operators budget store",
     "methods/a_star": f"{STEP} | a_star a-star any_moment",
     "methods/ab_mcts_a": f"{TREE} | test_tree_search ab-mcts-a ab_mcts",
@@ -63,6 +65,7 @@ TESTS = {
     "methods/balance": f"{STEP} | rebase ets alloc",
     "methods/beam": f"{STEP} laws | beam",
     "methods/best_first": "best_first identities_search methods docs | test_best_first best-first",
+    "methods/boundary": "boundary step_search methods",
     "methods/by": "methods step_sampling",
     "methods/chances": "step_sampling identities_search | test_step_sampling phi self",
     "methods/clusters": "step_sampling phi_decoding",

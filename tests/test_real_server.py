@@ -32,6 +32,7 @@ from forethought.tasks.text import Text
 from forethought.verifiers import grade_all, verifiers
 from forethought.verifiers.asking import given
 from forethought.verifiers.judge import mark, schema_of
+from forethought.verifiers.reward_token import RewardToken
 from forethought.verifiers.self_eval import question
 
 pytest.importorskip("xllamacpp")
@@ -259,7 +260,15 @@ async def test_two_drafts_are_compared(model: OpenAI) -> None:
 
 
 async def test_a_reward_token_is_read(model: OpenAI) -> None:
-    verifier = given(verifiers.parse("reward-token(good=yes, bad=no)"), model)
+    """This model knows nothing of + and -, so two words stand for them that it is likely to say."""
+    (asked,) = RewardToken()._requests(DRAFT.text, SUM, TASKS["text"], 0)
+    (top,) = (await model.extend(asked, Call((), 1))).top
+    chances = dict[str, float]()
+    for piece, logprob in top.items():
+        word = piece.strip().lower()
+        chances[word] = chances.get(word, 0.0) + math.exp(logprob)
+    good, bad = [word for word in chances if word.isalpha() and word.isascii()][:2]
+    verifier = given(RewardToken(good=good, bad=bad), model)
     grade, cost = await verifier.grade(DRAFT, SUM, TASKS["text"], Call((), 1))
-    assert grade.value is None or 0 <= grade.value <= 1
+    assert grade.value == pytest.approx(chances[good] / (chances[good] + chances[bad]), abs=0.02)
     assert cost.verifier_calls == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -59,6 +60,7 @@ class Served:
         routes = [
             Route("/pooling", self.pooling, methods=["POST"]),
             Route("/classify", self.classify, methods=["POST"]),
+            Route("/v1/classify", self.sglang, methods=["POST"]),
         ]
         return Starlette(routes=routes)
 
@@ -79,7 +81,14 @@ class Served:
         return JSONResponse({"data": [{"index": 0, "data": told}], "usage": {"prompt_tokens": count}})
 
     async def classify(self, request: Request) -> JSONResponse:
-        steps, count = self.scores((await request.json())["messages"])
+        return self.classified((await request.json())["messages"])
+
+    async def sglang(self, request: Request) -> JSONResponse:
+        """SGLang's takes a text, and no chat."""
+        return self.classified([{"role": "user", "content": (await request.json())["input"]}])
+
+    def classified(self, messages: list[dict[str, str]]) -> JSONResponse:
+        steps, count = self.scores(messages)
         entry = {"index": 0, "label": "1", "probs": steps[-1], "num_classes": 2}
         return JSONResponse({"data": [entry], "usage": {"prompt_tokens": count}})
 
@@ -129,9 +138,22 @@ async def test_a_process_model_grades_each_step(server: Served) -> None:
     assert other.value == pytest.approx(1 - made.value, abs=1e-6)  # in single precision
 
 
-async def test_a_classifier_grades_the_whole(server: Served) -> None:
-    made, _ = await grade(server, route="classify")
-    assert 0 < made.value < 1
+@pytest.mark.parametrize("route", ["classify", "sglang"])
+async def test_a_classifier_grades_the_whole(server: Served, route: str) -> None:
+    made, cost = await grade(server, route=route)
+    messages = [*TASK.prompt(ASKED), {"role": "assistant", "content": WHOLE.text}]
+    if route == "sglang":
+        messages = [{"role": "user", "content": "\n".join(m["content"] for m in messages)}]
+    steps, count = server.scores(messages)  # type: ignore[arg-type]
+    assert (made.value, made.steps) == (pytest.approx(steps[-1][-1]), ())
+    assert (cost.verifier_calls, cost.verifier_tokens) == (1, count)
+
+
+async def test_another_number_of_scores_than_of_steps_is_an_error(server: Served) -> None:
+    """As of a server that pools each token."""
+    server.gives = [[0.5, 0.5]] * 9
+    with pytest.raises(ModelError, match="gave 9 scores for 3 steps: is"):
+        await grade(server)
 
 
 async def test_failures_before_an_answer_are_tried_again(server: Served) -> None:
@@ -145,10 +167,11 @@ async def test_failures_before_an_answer_are_tried_again(server: Served) -> None
 @pytest.mark.parametrize(("gives", "words", "value"), [
     ([0.25], {"separator": ""}, 0.25),
     ([[0.25]], {"separator": ""}, 0.25),
-    ([0.0], {"scale": "logit"}, 0.5),
-    ([[2.0]], {"scale": "logit"}, 0.8807970779778823),
-    ([-800.0], {"scale": "logit"}, 0.0),
-    (0.5, {"route": "pooling"}, 0.5),
+    ([0.0], {"separator": "", "scale": "logit"}, 0.5),
+    ([[2.0]], {"separator": "", "scale": "logit"}, 0.8807970779778823),
+    ([-800.0], {"separator": "", "scale": "logit"}, 0.0),
+    ([0.25, 0.5, 0.75], {}, 0.75),
+    (0.5, {"separator": ""}, 0.5),
 ])  # fmt: skip
 async def test_shapes_of_scores(gives: Any, words: dict[str, Any], value: float, server: Served) -> None:
     server.gives = gives
@@ -161,7 +184,7 @@ async def test_shapes_of_scores(gives: Any, words: dict[str, Any], value: float,
     (["yes"], "gave no number"),
     ([[]], "gave no number"),
     ([None], "gave no number"),
-    ([], "gave no score"),
+    ([], "gave 0 scores for 3 steps"),
 ])  # fmt: skip
 async def test_what_is_no_score_is_an_error(gives: Any, complaint: str, server: Served) -> None:
     server.gives = gives
@@ -182,6 +205,7 @@ async def test_a_server_that_is_not_there_and_one_that_refuses(server: Served) -
 
 async def test_a_local_token_classifier_grades_each_step(tmp_path: Path) -> None:
     tiny.classifier(tmp_path, seed=3)
+    templated(tmp_path, "")
     verifier = verifiers.parse(f"classifier(path='{tmp_path}')")
     made, cost = await verifier.grade(WHOLE, ASKED, TASK, Call((), 0))
     assert len(made.steps) == 3
@@ -209,9 +233,53 @@ async def test_a_reward_model_reads_the_text_of_ids_that_are_not_its_own(tmp_pat
 async def test_a_local_sequence_classifier_grades_the_whole(labels: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tiny.save(LlamaForSequenceClassification(tiny.config(num_labels=labels)).eval(), tmp_path)
+    templated(tmp_path, "")
     made, _ = await verifiers.parse(f"classifier(path='{tmp_path}')").grade(WHOLE, ASKED, TASK, Call((), 0))
     assert made.steps == ()
-    assert 0 < made.value < 1
+    text = "\n".join(m["content"] for m in TASK.prompt(ASKED)) + "\n" + WHOLE.text
+    assert made.value == pytest.approx(whole(tmp_path, text), abs=1e-5)
+
+
+def templated(folder: Path, template: str) -> None:
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(told | {"chat_template": template}))
+    loaded.cache_clear()
+
+
+def whole(folder: Path, text: str) -> float:
+    """The last label's chance, as transformers has it."""
+    model = LlamaForSequenceClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        (logits,) = model(torch.tensor([tiny.TOKENIZER.encode(text).ids])).logits
+    return float(logits.sigmoid() if len(logits) == 1 else logits.softmax(-1)[-1])
+
+
+async def test_a_classifier_with_a_chat_template_reads_a_chat(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for kind in (LlamaForSequenceClassification, LlamaForTokenClassification):
+        tiny.save(kind(tiny.config(num_labels=2)).eval(), tmp_path)
+        templated(tmp_path, "{% for m in messages %}{{ m.content }}7\n{% endfor %}")
+        made, cost = await verifiers.parse(f"classifier(path='{tmp_path}')").grade(WHOLE, ASKED, TASK, Call((), 0))
+        text = "".join(m["content"] + "7\n" for m in TASK.prompt(ASKED)) + WHOLE.text + "7\n"
+        ids = tiny.TOKENIZER.encode(text).ids
+        assert cost.verifier_tokens == len(ids)
+        if kind is LlamaForSequenceClassification:
+            assert made.value == pytest.approx(whole(tmp_path, text), abs=1e-5)
+            continue
+        with torch.inference_mode():
+            chances = kind.from_pretrained(tmp_path).eval()(torch.tensor([ids])).logits[0].softmax(-1)[:, -1]
+        assert made.value == made.steps[-1] == pytest.approx(float(chances[-3]), abs=1e-5)  # before what the template adds
+
+
+@pytest.mark.parametrize(("template", "complaint"), [
+    ("{{ raise_exception('no users here') }}", "refuses this chat: no users here"),
+    ("{{ messages[0].content }}", "leaves out the assistant's words"),
+])  # fmt: skip
+async def test_a_chat_template_that_refuses_the_chat_is_told(template: str, complaint: str, tmp_path: Path) -> None:
+    tiny.classifier(tmp_path)
+    templated(tmp_path, template)
+    with pytest.raises(UsageError, match=complaint):
+        await verifiers.parse(f"classifier(path='{tmp_path}')").grade(WHOLE, ASKED, TASK, Call((), 0))
 
 
 @pytest.mark.parametrize("kind", [LlamaForTokenClassification, LlamaForSequenceClassification])

@@ -28,7 +28,7 @@ from forethought.tasks.protocol import Task
 from tests.ladder import CHANCES, Grader, Ladder, LadderTask, climb, grade
 from tests.ladder import PROBLEM as CLIMB
 from tests.toy import PROBLEM as TOY
-from tests.toy import TableVerifier, ToyModel, ToyTask
+from tests.toy import TableVerifier, ToyModel, ToyTask, table
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +98,29 @@ async def test_no_finished_draft_is_gone_on_from(spelling: str) -> None:
 
 
 # dvts
+
+
+@pytest.mark.parametrize(("spelling", "width", "expand"), [
+    ("beam(width=2, expand=2)", 2, 2), ("beam(width=3, expand=2)", 3, 2), ("early-rejection(width=3, expand=2, tokens=1)", 3, 2),
+])  # fmt: skip
+async def test_a_draft_that_has_ended_keeps_its_place_in_the_beam(spelling: str, width: int, expand: int) -> None:
+    """Whatever its grade; in the round in which it ends it has to be among the best."""
+    waited = 0
+    for seed in range(40):
+        run = Run(Seeded(seed))
+        at, by = Scope.root(run), By(ToyModel(Seeded(seed)), ToyTask(), TableVerifier())
+        pop = await methods.parse(spelling)(TOY, by, at)
+        drawn = iter([str(data["text"]) for data in events(at, "sample")])
+        beam = [""] * width
+        while not all(text.endswith(".") for text in beam):
+            settled = [text for text in beam if text.endswith(".")]
+            new = [text + next(drawn) for text in beam if text not in settled for _ in range(expand)]
+            best = sorted(new, key=table, reverse=True)
+            waited += any(table(text) < table(best[-1]) for text in settled)
+            beam = sorted(settled, key=table, reverse=True) + best[: width - len(settled)]
+        assert [p.state.text for p in pop] == beam
+        assert next(drawn, None) is None
+    assert waited
 
 
 async def test_dvts_is_so_many_beams_of_one() -> None:

@@ -94,7 +94,7 @@ LADDERS: Mapping[str, Ladder] = {
         Ladder("a-star", "a-star" + PLAIN, ("majority",), (4, 8, 16, 32)),
         Ladder("early-rejection", "early-rejection" + WIDE, sizes=SMALL),
         Ladder("best-first", "best-first(nodes={n})", ("majority",), sizes=(4, 8, 16, 32), tasks=("countdown",)),
-        Ladder("mcts", "mcts" + PLAIN, sizes=DEEP),
+        Ladder("mcts", "mcts" + ONE_BY_ONE, sizes=DEEP),
         Ladder("ab-mcts-a", "ab-mcts-a" + ONE_BY_ONE, sizes=DEEP),
         Ladder("ab-mcts-m", "ab-mcts-m" + ONE_BY_ONE, sizes=DEEP),
         Ladder("phi-decoding", "phi-decoding" + WIDE),

@@ -13,7 +13,7 @@ import numpy as np
 from .claim import Claim
 from .claims import NOT_HERE
 from .curves import Curve, Estimate
-from .ladders import Choice
+from .ladders import LADDERS, Choice
 
 HEAD = """# The claims of the papers, measured on the reasoner
 
@@ -28,8 +28,9 @@ generated tasks. What holds for these need not hold for other models, nor the ot
 * {problems} problems: {families}. Intervals are percentile bootstraps over problems within families, 2,000
   draws, fixed seed; differences are paired.
 * Temperature and selection of each method were chosen on the train split and frozen in `benchmarks/_claims/frozen.json`:
-  the best mean accuracy at the ladder's middle size. Other settings are the methods' defaults.
-* Step searches and particle methods grade equal steps of one draft once. Drafts that are written whole are graded each, also
+  the best mean accuracy at the ladder's middle size. Other settings are the methods' defaults but where the table of ladders
+  says so.
+* Step searches and particle methods grade equal steps of one draft once (Metropolis-Hastings within a chain only). Drafts that are written whole are graded each, also
   where two read the same: of 16 of the reasoner's 9 differ (`docs/peers.md`), a fifth of best-of-N's tokens.
 * **Holds**: the whole interval lies on the side that the claim says. *Smaller than published*: it holds, but the interval
   ends below the paper's figure. **Does not hold**: anything else; the reason says whether the interval contains no
@@ -99,8 +100,9 @@ def ladder_rows(
             f"{size}: {y[0, i]:.1%} ±{(high[i] - low[i]) / 2:.1%} at {np.exp(x[0, i]):,.0f}"
             for i, size in enumerate(sizes[name])
         ]
-        choice = chosen[name]
-        rows.append(f"| {name} | {choice.temperature} | {choice.select} | {'; '.join(cells)} |")
+        choice, ladder, count = chosen[name], LADDERS[name], sum(curve.families.values())
+        spelling = ladder.spelling.replace("{t}", str(choice.temperature))
+        rows.append(f"| {name} | `{spelling}` | {choice.select} | {count} | {'; '.join(cells)} |")
     return rows
 
 
@@ -121,10 +123,12 @@ def write(
         "",
         "## The ladders",
         "",
-        "Accuracy with half the width of its interval, at mean total tokens a problem.",
+        "Accuracy with half the width of its interval, at mean total tokens a problem. `n` is the size; `width` is a fourth of",
+        "it, `expand` four; a temperature that a method has was chosen on the train split or, where one is compared at its own,",
+        "fixed.",
         "",
     ]
-    lines += ["| ladder | temperature | selection | size: accuracy at tokens |", "|---|---|---|---|"]
+    lines += ["| ladder | method | selection | problems | size: accuracy at tokens |", "|" + "---|" * 5]
     lines += [
         *ladder_rows(curves, chosen, sizes),
         "",

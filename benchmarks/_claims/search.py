@@ -213,8 +213,8 @@ SEARCH = (
         "Best-first search over an environment beats one greedy walk, more so with more nodes",
         "Koh et al. 2024, arXiv:2407.01476 (20)",
         "best-first",
-        "self-consistency",
+        "coverage",
         "39.7 % relative",
-        note="on countdown as moves; compared with votes at equal tokens, which is harder",
+        note="on countdown as moves, against samples of which any is right: the world tells both when the target is met",
     ),
 )

@@ -12,7 +12,7 @@ from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
-from forethought.methods.steps import by_grade, grade_different
+from forethought.methods.steps import after, grade_different
 
 
 @methods.register("beam")
@@ -20,8 +20,9 @@ from forethought.methods.steps import by_grade, grade_different
 class Beam:
     """Step-level beam search against a process verifier: keep the `width` best drafts, expand each into `expand`.
 
-    Finished drafts stay in the beam and cost nothing more. Equal steps of one draft are graded once. The first round draws
-    width * expand first steps.
+    A draft that has ended keeps its place in the beam, as in the released code of Liu et al. 2025, arXiv:2502.06703
+    (search-and-learn puts it aside and fills its place), and costs nothing more. Equal steps of one draft are graded once. The
+    first round draws width * expand first steps. Nothing looks ahead.
     Law: greedy; keeps what the verifier likes best, so its drafts are not samples of the model. `beam(width=1, expand=1,
     temperature=0)` is `greedy`.
     Constants: search-and-learn's width is n/4 with expand 4, temperature 0.8; all are parameters.
@@ -42,9 +43,10 @@ class Beam:
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         by = by.stepped(self.step)
-        step, rank = by.step(problem, self.temperature), by_grade(by)
+        step = by.step(problem, self.temperature)
         pop: list[Particle[Draft]] = [Particle(ROOT)] * self.width
         while not ended(pop):
+            rank = after(pop, by)
             # Copies, not `branch`: a beam is a set, and its members vote alike.
             pop = [p for p in pop for _ in range(1 if p.ended else self.expand)]
             pop = await each(pop, step, at)

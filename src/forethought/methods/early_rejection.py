@@ -13,7 +13,7 @@ from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
 from forethought.methods.protocol import Law, Need, methods
-from forethought.methods.steps import by_grade, grade_different
+from forethought.methods.steps import after, grade_different
 
 
 @methods.register("early-rejection")
@@ -49,11 +49,11 @@ class EarlyRejection:
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
         by = by.stepped(self.step)
-        rank = by_grade(by)
         begin = by.step(problem, self.temperature, most=self.tokens)
         finish = by.step(problem, self.temperature, most=max(by.boundary.tokens - self.tokens, 1))
         pop: list[Particle[Draft]] = [Particle(ROOT)] * self.width
         while not ended(pop):
+            rank = after(pop, by)
             pop = [p for p in pop for _ in range(1 if p.ended else self.expand)]
             pop = await grade_different(await each(pop, begin, at), by, problem, at)
             pop = prune(pop, self.keep or self.width, key=rank)

@@ -12,7 +12,7 @@ from forethought.core.draft import ROOT, Draft
 from forethought.core.operators import each, prune
 from forethought.core.population import Particle, Population, ended
 from forethought.core.problem import Problem
-from forethought.core.registry import at_least
+from forethought.core.registry import at_least, require
 from forethought.core.scope import Scope
 from forethought.methods.boundary import Step, check_step
 from forethought.methods.by import By
@@ -21,7 +21,7 @@ from forethought.methods.protocol import Law, Need, methods
 from forethought.methods.self_eval import confidence, evaluate
 from forethought.methods.steps import different, key
 
-COLD = 5e-3  # at or below this temperature the best are taken, as in the released code
+COLD = 5e-3  # below this temperature the best are taken, as in the released code
 
 
 @methods.register("self-eval-beam")
@@ -32,7 +32,7 @@ class SelfEvalBeam:
     A step's score is c^r * p^(1 - r), r = 2^rho / (2^rho + 1): p is the geometric mean probability of its tokens, c the
     probability that the model, asked whether the last step is (A) correct or (B) incorrect, says A; a run with a process
     verifier takes its grade for c. A draft's score is the geometric mean over its steps. Each round every draft draws
-    `expand` steps; `width` different drafts are kept, drawn without replacement by score^(1 / tau), tau = `tau` * `decay`^t.
+    `expand` steps; `width` different drafts are kept, drawn without replacement by e^(score / tau), tau = `tau` * `decay`^t.
     Equal steps of one draft are judged once and drawn as often as they came. An unknown c is factor 1. When all kept have
     ended, the finished of the last round's candidates come back, best first.
     Law: greedy; drafts with high scores are drawn more often, at tau 0 only the best. Weights are equal.
@@ -54,6 +54,7 @@ class SelfEvalBeam:
 
     def __post_init__(self) -> None:
         at_least(self, width=1, expand=1, tau=0, decay=0, temperature=0)
+        require(abs(self.rho) <= 1000, f"self-eval-beam: rho must be from -1000 to 1000, not {self.rho}")
         check_step("self-eval-beam", self.step)
 
     async def __call__(self, problem: Problem, by: By, at: Scope) -> Population[Draft]:
@@ -75,15 +76,15 @@ class SelfEvalBeam:
         self, drawn: Population[Draft], times: Sequence[int], tau: float, by: By, at: Scope
     ) -> list[Particle[Draft]]:
         """`width` of the different steps that were drawn."""
-        scores = np.array([self.log_score(p.state, by) for p in drawn])
-        if tau <= COLD or not np.isfinite(scores).any():
+        if tau < COLD:
             return prune(drawn, self.width, key=lambda p: self.log_score(p.state, by))
+        scores = np.exp([self.log_score(p.state, by) for p in drawn])
         law = times * np.exp((scores - scores.max()) / tau)
         return [drawn[i] for i in distinct(law, self.width, at)]
 
     def log_score(self, draft: Draft, by: By) -> float:
         """The mean over the draft's steps of r * log c + (1 - r) * log p."""
-        r = 2**self.rho / (2**self.rho + 1)
+        r = 1 / (1 + 2.0**-self.rho)
         *steps, _ = draft.lineage()
         return sum(r * log_confidence(d, by) + (1 - r) * likelihood(d) for d in steps) / len(steps)
 

@@ -63,6 +63,12 @@ def by_grade(by: By) -> Callable[[Particle[Draft]], float]:
     return rank
 
 
+def after(pop: Population[Draft], by: By) -> Callable[[Particle[Draft]], tuple[bool, float]]:
+    """A key for `prune` after a round that began with `pop`: who had ended keeps its place; the others by their grades."""
+    settled, rank = {p.state for p in pop if p.ended}, by_grade(by)
+    return lambda particle: (particle.state in settled, rank(particle))
+
+
 def answers_first(pop: Population[Draft]) -> list[Particle[Draft]]:
     """The finished drafts, or all if none is: what is cut off or unfinished never votes."""
     return [p for p in pop if p.state.finished] or list(pop)

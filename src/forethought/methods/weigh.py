@@ -21,10 +21,14 @@ CLIP = 1e-7  # as the code of Puri et al. clips grades before taking their odds
 
 
 def log_odds(draft: Draft, by: By) -> float:
-    """log(g / (1 - g)) of the draft's grade; 0 where it is unknown, which makes it a factor of 1."""
+    """log(g / (1 - g)) of the draft's grade; 0 where it is unknown, which makes it a factor of 1.
+
+    Raises UsageError for a grade that is no probability: it has no odds.
+    """
     grade = by.value(draft)
     if grade is None:
         return 0.0
+    require(-CLIP <= grade <= 1 + CLIP, f"the verifier gave {grade:g}; a method that weighs by odds needs probabilities")
     clipped = min(max(grade, CLIP), 1 - CLIP)
     return math.log(clipped) - math.log1p(-clipped)
 

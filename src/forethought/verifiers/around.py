@@ -67,11 +67,18 @@ class Around(OfRun):
 
     def _seen(self, draft: Draft) -> Draft:
         """The draft as the inner verifier would have left it: with its name on what it has graded and need not read again."""
-        if draft.parent is None:
+        pieces, name = list[Draft](), str(self)
+        for piece in draft.lineage():  # down to the nearest that was graded: nobody looks further
+            pieces.append(piece)
+            if piece is not draft and name in piece.grades:
+                break
+        else:
             return draft
-        mine = draft.grades.get(str(self))
-        grades = draft.grades if mine is None else MappingProxyType({**draft.grades, str(self.inner): mine})
-        return replace(draft, parent=self._seen(draft.parent), grades=grades)
+        *above, seen = pieces
+        seen = replace(seen, grades=MappingProxyType({**seen.grades, str(self.inner): seen.grades[name]}))
+        for piece in reversed(above):
+            seen = replace(piece, parent=seen)
+        return seen
 
 
 def written_steps(draft: Draft, task: Task) -> list[str]:

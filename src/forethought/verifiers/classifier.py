@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from anyio import to_thread
 from forethought.core.cost import Cost
 from forethought.core.draft import Draft, Grade
 from forethought.core.errors import ModelError, UsageError
-from forethought.core.problem import Problem
+from forethought.core.problem import Message, Problem
 from forethought.core.registry import require
 from forethought.core.scope import Call
 from forethought.engine.compute import computed
@@ -25,6 +26,7 @@ from forethought.verifiers.endpoint import steps_of
 from forethought.verifiers.protocol import verifiers
 
 ROWS = 32  # in one batch
+DRAFT = "\ue000draft\ue000"  # stands for a draft in a chat template; no text holds these two characters
 
 
 @verifiers.register("classifier")
@@ -34,7 +36,8 @@ class Classifier:
 
     A sequence classifier grades the text as a whole; a token classifier grades each step, at the last token of what
     `separator` puts behind it. The grade is the probability of `label` (the last one by default), of a single output its
-    logistic function. Texts that are graded together are one batch; nothing is kept between calls: each reads the whole text
+    logistic function. It reads the problem and the draft as a chat where its tokenizer has a template for one, as such models
+    are trained, and else below one another. Texts that are graded together are one batch; nothing is kept between calls: each reads the whole text
     and is charged so. For Llama token classifiers `process` is faster.
     """
 
@@ -54,7 +57,7 @@ class Classifier:
         ids, ends = self._ids(draft.text, problem, task)
         scores = self._scores(await loaded(self._path).read(ids))
         steps = tuple(scores[end] for end in ends) if len(scores) > 1 else ()
-        return Grade(scores[-1], steps), Cost(verifier_calls=1, verifier_tokens=len(ids))
+        return Grade(scores[ends[-1]] if steps else scores[-1], steps), Cost(verifier_calls=1, verifier_tokens=len(ids))
 
     def _scores(self, chances: Any) -> list[float]:
         """The probability of the label: one number, or one a token."""
@@ -73,19 +76,34 @@ class Classifier:
 
     def _ids(self, text: str, problem: Problem, task: Task) -> tuple[list[int], list[int]]:
         """The token ids of prompt and steps, and the places at which the steps end."""
-        tokenizer = loaded(self._path).tokenizer
-        ids = list(tokenizer("\n".join(m["content"] for m in task.prompt(problem)) + "\n")["input_ids"])
-        ends = []
+        tokenizer, ends = loaded(self._path).tokenizer, []
+        before, behind = framed(tokenizer, task.prompt(problem))
+        ids = list(tokenizer(before, add_special_tokens=not tokenizer.chat_template)["input_ids"])
         for step in steps_of(text, task):
             ids += tokenizer(step + self.separator, add_special_tokens=False)["input_ids"]
             ends.append(len(ids) - 1)
-        return ids, ends
+        return [*ids, *tokenizer(behind, add_special_tokens=False)["input_ids"]], ends
 
     @property
     def _path(self) -> str:
         if self.path is None:
             raise UsageError("classifier needs a model: classifier(path='folder')")
         return self.path
+
+
+def framed(tokenizer: Any, prompt: Sequence[Message]) -> tuple[str, str]:
+    """What stands before and behind a draft that answers the prompt. Raises UsageError where a chat template refuses it."""
+    if not tokenizer.chat_template:
+        return "\n".join(m["content"] for m in prompt) + "\n", ""
+    from jinja2 import TemplateError
+
+    try:
+        whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": DRAFT}], tokenize=False)
+    except TemplateError as error:
+        raise UsageError(f"the classifier's chat template refuses this chat: {error}") from None
+    before, draft, behind = whole.rpartition(DRAFT)
+    require(bool(draft), "the classifier's chat template leaves out the assistant's words")
+    return before, behind
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,16 +35,18 @@ class RewardEndpoint:
     """A process or outcome reward model behind `endpoint` (MODEL@http://host:port/v1), asked once a draft.
 
     `route=pooling` is vLLM's /pooling for chats: one score, or one entry a step, which is a score or a list of
-    probabilities of which `label` counts. `route=classify` is /classify of either server: a list of probabilities. The
-    draft's steps are joined by `separator`, behind each of which such a model grades (`<extra_0>` for Qwen2.5-Math-PRM); an
-    outcome reward model wants the text as it is (`separator=''`). `scale=logit` puts unbounded scores on [0, 1] by the
-    logistic function. Step pooling reads the whole draft at each call, and so it is charged.
+    probabilities of which `label` counts. `route=classify` is vLLM's /classify for chats and `route=sglang` SGLang's
+    /v1/classify, which takes a text: the prompt's messages and the draft below one another. Both give the probabilities of
+    the whole. The draft's steps are joined by `separator`, behind each of which such a model grades (`<extra_0>` for
+    Qwen2.5-Math-PRM); an outcome reward model wants the text as it is (`separator=''`). `scale=logit` puts unbounded scores on
+    [0, 1] by the logistic function. Step pooling reads the whole draft at each call, and so it is charged. Another number of
+    entries than steps is an error: a server that pools each token, say.
     """
 
     name = "reward-endpoint"
     process = True
     endpoint: str | None = None
-    route: Literal["pooling", "classify"] = "pooling"
+    route: Literal["pooling", "classify", "sglang"] = "pooling"
     separator: str = "<extra_0>"
     label: int = -1
     scale: Literal["probability", "logit"] = "probability"
@@ -63,16 +66,24 @@ class RewardEndpoint:
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
         model, url = self._place()
-        messages = self._messages(draft, problem, task)
-        answer = await wire(url).post_root(f"/{self.route}", {"model": model, "messages": list(messages)})
+        messages, steps = self._messages(draft, problem, task), steps_of(written(draft), task)
+        answer = await self._asked(wire(url), model, messages)
         cost = Cost(verifier_calls=1, verifier_tokens=int(field(answer, "usage", "prompt_tokens")))
         call.progress(cost)
-        told = field(answer, "data", 0, "data" if self.route == "pooling" else "probs")
-        entries = told if self.route == "pooling" and isinstance(told, list) else [told]
-        steps = tuple(self._score(entry) for entry in entries)
-        if not steps:
-            raise ModelError(f"{url} gave no score: is '{self.separator}' what its model grades behind?")
-        return Grade(steps[-1], steps if self.separator else ()), cost
+        if self.route != "pooling":
+            return Grade(self._score(field(answer, "data", 0, "probs"))), cost
+        told = field(answer, "data", 0, "data")
+        scores = tuple(self._score(entry) for entry in (told if isinstance(told, list) else [told]))
+        if not scores or (self.separator and len(scores) != len(steps)):
+            told = f"{len(scores)} scores for {len(steps)} steps" if self.separator else "no score"
+            raise ModelError(f"{url} gave {told}: is '{self.separator}' what its model grades behind?")
+        return Grade(scores[-1], scores if self.separator else ()), cost
+
+    async def _asked(self, wire: Wire, model: str, messages: Sequence[Message]) -> Any:
+        if self.route == "sglang":
+            text = "\n".join(m["content"] for m in messages)
+            return await wire.post_root("/v1/classify", {"model": model, "input": text})
+        return await wire.post_root(f"/{self.route}", {"model": model, "messages": list(messages)})
 
     def _place(self) -> tuple[str, str]:
         found = SPELLING.fullmatch(self.endpoint or "")

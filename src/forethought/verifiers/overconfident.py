@@ -22,8 +22,10 @@ EDGE = 1e-9  # grades nearer to 0 or 1 have no finite log-odds
 class Overconfident(Around):
     """The verifier `of` with its log-odds multiplied: by `sharpen` at the first step, falling to 1 after `until` steps.
 
-    What it prefers stays the same, and finished drafts get the grades of `of` itself: only early confidence is false. So
-    a filter's target is the same under both, and what differs is how soon particles are given up.
+    What it prefers stays the same, and finished drafts get the grade of `of` itself: only early confidence is false. So
+    a filter's target is the same under both, and what differs is how soon particles are given up. The `steps` of a finished
+    draft are those of `of` where it reads all of them anew (`process`); where it goes on from what it has said
+    (`reward-token`, `self-eval`), they are what was told on the way.
     """
 
     name = "overconfident"
