@@ -6,8 +6,8 @@ import asyncio
 import math
 import threading
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -27,7 +27,7 @@ from forethought.engine.batch import SLOTS
 from forethought.engine.engine import Engine
 from forethought.engine.pages import PAGE
 from forethought.engine.rows import Row, Steer
-from forethought.engine.sampling import Sampling, choose
+from forethought.engine.sampling import Columns, Sampling, choose
 from forethought.engine.weights import load
 from forethought.models.local import Local
 from forethought.models.protocol import Request
@@ -45,6 +45,10 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10_000.0, "factor": 2.0, "original_max_position_embeddings": 128,
+    "short_factor": [1.0, 1.1, 1.3, 1.6], "long_factor": [1.0, 1.5, 2.0, 4.0],
+}  # fmt: skip
 KINDS: dict[str, dict[str, Any]] = {
     "grouped": {},
     "tied": {"tie_word_embeddings": True},
@@ -54,6 +58,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "llama3": {"rope_parameters": LLAMA3},
     "yarn": {"rope_parameters": YARN},
     "theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    "linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0}},
+    "dynamic": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}},
+    "longrope": {"rope_parameters": LONGROPE},
 }
 Ids = tuple[int, ...]
 
@@ -167,6 +174,14 @@ def test_logits_and_greedy_text_are_those_of_transformers(kind: str, tmp_path: P
     check_against(tiny.generator(tmp_path, **KINDS[kind]), tmp_path, 24)
 
 
+async def test_texts_end_where_frequencies_would_change(tmp_path: Path) -> None:
+    tiny.generator(tmp_path, **KINDS["longrope"])
+    engine = Engine(replace(load(tmp_path), eos=frozenset()), lambda row: False)
+    assert len((await engine.generate(prompt(120), Sampling(40), 0)).tokens) == 128 + 1 - 120
+    with pytest.raises(UsageError, match="this model reads 128"):
+        await engine.generate(prompt(129), Sampling(1), 0)
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @torch.inference_mode()
 def test_families_are_those_of_transformers(family: str, tmp_path: Path) -> None:
@@ -228,19 +243,22 @@ async def test_a_classifier_reads_on_where_it_was(reward: tuple[Path, Any]) -> N
 # a request alone and in company
 
 
-@pytest.mark.parametrize("neighbours", [7, 63])
-async def test_neighbours_change_nothing(make: Callable[..., Engine], neighbours: int) -> None:
+@pytest.mark.parametrize(("neighbours", "at_once"), [(1, 80), (7, 80), (64, 80), (64, 32)])
+async def test_neighbours_change_nothing(make: Callable[..., Engine], neighbours: int, at_once: int) -> None:
     how = Sampling(24, temperature=1.0)
     mine = [(prompt(11, s), how, s) for s in range(3)]
     alone = [(await make().generate(*asked)).tokens for asked in mine]
     others = [
         (prompt(3 + i % 17, 100 + i), Sampling(1 + i % 30, temperature=(i % 3) / 2), i) for i in range(neighbours)
     ]
-    engine = make(rows=32)
-    rows = await together(engine, [*others[:5], *mine, *others[5:]])
-    assert [row.tokens for row in rows[5:8]] == alone
-    assert [len(row.tokens) for row in (*rows[:5], *rows[8:])] == [how.max_tokens for _, how, _ in others]
-    check_idle(engine)
+    for some in (mine[:1], mine):
+        engine = make(rows=at_once)
+        first, behind = others[: neighbours // 2], others[neighbours // 2 :]
+        rows = await together(engine, [*first, *some, *behind])
+        assert [row.tokens for row in rows[len(first) : len(first) + len(some)]] == alone[: len(some)]
+        del rows[len(first) : len(first) + len(some)]
+        assert [len(row.tokens) for row in rows] == [how.max_tokens for _, how, _ in others]
+        check_idle(engine)
 
 
 @pytest.mark.parametrize("neighbours", [1, 7, 64])
@@ -526,6 +544,31 @@ def test_another_thread_is_refused_while_some_wait(make: Callable[..., Engine]) 
     check_idle(engine)
 
 
+def test_who_comes_from_another_thread_while_the_queue_is_tidied_is_not_lost(make: Callable[..., Engine]) -> None:
+    engine, written = make(), list[int]()
+    other = threading.Thread(
+        target=lambda: written.append(len(anyio.run(engine.generate, prompt(5), Sampling(4), 0).tokens)), daemon=True
+    )
+
+    class Watched(deque[Row]):
+        def __iter__(self) -> Iterator[Row]:
+            yield from super().__iter__()
+            if not other.ident:  # all is copied, and the copy is not there yet
+                other.start()
+                other.join(0.3)
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            await engine.generate(prompt(6), Sampling(4), 0, lambda row: scope.cancel())
+        engine.batch.waiting = Watched()
+        engine._hand_over()
+
+    anyio.run(main)
+    other.join(10)
+    assert written == [4]
+    check_idle(engine)
+
+
 async def test_logits_that_are_not_numbers_fail_their_own_row(folder: Path) -> None:
     model = replace(load(folder), eos=frozenset())
     model.embedding[7] = torch.nan  # only those that read token 7 are hurt
@@ -570,7 +613,7 @@ def drawn(logits: list[float], how: Sampling) -> set[int]:
     """The tokens that can come out at all."""
     uniforms = torch.linspace(0, 1, 500, dtype=torch.double)[:-1]
     rows = torch.tensor([logits]).expand(len(uniforms), -1)
-    found: list[int] = choose(rows, [how] * len(uniforms), uniforms).tolist()
+    found: list[int] = choose(rows, Columns([how] * len(uniforms)), uniforms).tolist()
     return set(found)
 
 
@@ -596,16 +639,16 @@ def test_only_what_is_allowed_is_drawn(how: Sampling, tokens: set[int]) -> None:
 
 def test_tokens_come_at_their_probabilities() -> None:
     uniforms = torch.linspace(0, 1, 1001, dtype=torch.double)[:-1]
-    found = choose(torch.tensor([LOGITS]).expand(1000, -1), [Sampling(1)] * 1000, uniforms)
+    found = choose(torch.tensor([LOGITS]).expand(1000, -1), Columns([Sampling(1)] * 1000), uniforms)
     assert torch.bincount(found).tolist() == pytest.approx([400, 100, 300, 200], abs=2)
-    hot = choose(torch.tensor([LOGITS]).expand(1000, -1), [Sampling(1, temperature=2.0)] * 1000, uniforms)
+    hot = choose(torch.tensor([LOGITS]).expand(1000, -1), Columns([Sampling(1, temperature=2.0)] * 1000), uniforms)
     roots = torch.tensor([0.4, 0.1, 0.3, 0.2]).sqrt()
     assert (torch.bincount(hot) / 1000).tolist() == pytest.approx((roots / roots.sum()).tolist(), abs=0.003)
 
 
 def test_rows_have_their_own_parameters() -> None:
     how = [Sampling(1, temperature=0.0), Sampling(1), Sampling(1, top_p=0.1), Sampling(1, min_p=0.7)]
-    assert choose(torch.tensor([LOGITS] * 4), how, torch.tensor([0.99] * 4, dtype=torch.double)).tolist() == [
+    assert choose(torch.tensor([LOGITS] * 4), Columns(how), torch.tensor([0.99] * 4, dtype=torch.double)).tolist() == [
         0,
         3,
         0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
-from transformers import LlamaForCausalLM
 
 from forethought.core.errors import UsageError
 from forethought.engine.weights import load
@@ -19,15 +17,11 @@ from tests import tiny
 from tests.test_engine import check_against
 
 WIDTH, HEADS, KV_HEADS = 256, 4, 2  # the blocks of K-quants are 256 wide
-CONFIG = tiny.config(
-    hidden_size=WIDTH, intermediate_size=WIDTH, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, initializer_range=0.05
-)  # fmt: skip
-NAMES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+SHAPE = {
+    "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
+    "head_dim": WIDTH // HEADS, "initializer_range": 0.05, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
 }  # fmt: skip
+CONFIG = tiny.config(**SHAPE)
 Array = np.ndarray[Any, Any]
 
 
@@ -52,29 +46,34 @@ def turned(rows: Array, heads: int) -> Array:
     return rows.reshape(heads, 2, len(rows) // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def write(path: Path, kind: Kind, tied: bool = False) -> dict[str, torch.Tensor]:
-    """A model whose matrices are of this kind. Returns its weights as they are after that, by their Hugging Face names."""
+def write(path: Path, kind: Kind, tied: bool = False, family: str = "llama") -> Any:
+    """A model whose matrices are of this kind, as it is with what the file says of them. Mistral's files are Llama's."""
     torch.manual_seed(0)
-    state, writer = LlamaForCausalLM(CONFIG).state_dict(), gguf.GGUFWriter(path, "llama")
+    make_config, make, changes = tiny.FAMILIES[family]
+    model = make(make_config(**tiny.SIZES | changes | {"attention_bias": False} | SHAPE)).eval()
+    arch = gguf.MODEL_ARCH.LLAMA if family == "mistral" else gguf.MODEL_ARCH[family.upper()]
+    names, writer = gguf.get_tensor_name_map(arch, 2), gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     add_config(writer)
+    state: dict[str, torch.Tensor] = model.state_dict()
     for name, tensor in state.items():
         if tied and name == "lm_head.weight":
             state[name] = state["model.embed_tokens.weight"]
             continue
-        place = re.sub(r"model\.layers\.(\d+)\.", r"blk.\1.", name.removesuffix(".weight"))
-        layer, _, rest = place.rpartition("blk.")[2].partition(".") if "blk." in place else ("", "", place)
+        if tensor.ndim == 1:  # biases and norms are not what they begin as
+            tensor.normal_(mean=float("norm" in name), std=0.2)
         data = stored(tensor.numpy(), kind) if tensor.ndim == 2 else tensor.numpy()
         if tensor.ndim == 2 and kind != Kind.Q8_K:
             state[name] = torch.from_numpy(gguf.quants.dequantize(data, kind).reshape(tensor.shape).copy())
-        heads = {"self_attn.q_proj": HEADS, "self_attn.k_proj": KV_HEADS}.get(rest)
-        data = turned(data, heads) if heads else data
-        known = f"blk.{layer}." * bool(layer) + NAMES[rest] + ".weight"
+        heads = next((n for part, n in (("q_proj", HEADS), ("k_proj", KV_HEADS)) if part in name), None)
+        data = turned(data, heads) if heads and arch == gguf.MODEL_ARCH.LLAMA else data
+        known = names.get_name(name, (".weight", ".bias"))
         writer.add_tensor(known, data, raw_dtype=kind if tensor.ndim == 2 else Kind.F32)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return state
+    model.load_state_dict(state)
+    return model
 
 
 def add_config(writer: gguf.GGUFWriter) -> None:
@@ -88,7 +87,9 @@ def add_config(writer: gguf.GGUFWriter) -> None:
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(CONFIG.rms_norm_eps)
     writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_rope_freq_base(10_000.0)
+    writer.add_key_length(WIDTH // HEADS)
+    writer.add_value_length(WIDTH // HEADS)
+    writer.add_rope_freq_base(5e5)
 
 
 @pytest.mark.parametrize(("kind", "tied"), [
@@ -98,10 +99,15 @@ def add_config(writer: gguf.GGUFWriter) -> None:
 @torch.inference_mode()
 def test_what_a_file_holds_is_computed(tmp_path: Path, kind: Kind, tied: bool) -> None:
     path = tmp_path / "model.gguf"
-    state = write(path, kind, tied)
-    theirs = LlamaForCausalLM(CONFIG).eval()
-    theirs.load_state_dict(state)
-    check_against(theirs, path, 24)
+    check_against(write(path, kind, tied), path, 24)
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+@torch.inference_mode()
+def test_what_files_of_other_families_hold_is_computed(tmp_path: Path, family: str) -> None:
+    """Biases of Qwen2, norms of Qwen3's heads, and q and k as they are there."""
+    path = tmp_path / "model.gguf"
+    check_against(write(path, Kind.F16, family=family), path, 24)
 
 
 def refused(path: Path) -> str:

@@ -91,6 +91,25 @@ async def test_who_comes_together_begins_prompt_by_prompt(make: Callable[..., En
     assert sorted(runs) == [("a", 2), ("b", 2), ("c", 2)]
 
 
+@pytest.mark.parametrize("how", [{"rows": 4}, {"pages": 18}], ids=["seats", "pages"])
+async def test_who_waits_for_a_neighbour_s_prompt_keeps_its_turn(
+    make: Callable[..., Engine], how: dict[str, int]
+) -> None:
+    """The second reads what the first does, 14 pages and 2; of those behind there is room for two, who write a page each."""
+    size = {"kv_bytes": how["pages"] * make().batch.pages.page_bytes} if "pages" in how else how
+    engine, begun = make(**size), list[int]()
+
+    async def one(i: int, text: Ids) -> None:
+        await engine.generate(text, Sampling(10), i, hook=lambda row, _: None if row.tokens else begun.append(i))
+
+    async with anyio.create_task_group() as tasks:
+        for i, text in enumerate([prompt(200), prompt(200), *(prompt(5, i) for i in (1, 2, 3))]):
+            tasks.start_soon(one, i, text)
+            await anyio.lowlevel.checkpoint()
+    assert sorted(begun[:4]) == [0, 1, 2, 3]
+    assert begun[4] == 4
+
+
 @given(old=st.lists(st.integers(0, 3)), new=st.lists(st.integers(0, 3)))
 def test_rows_are_put_together_by_prompt(old: list[int], new: list[int]) -> None:
     rows = [engine_row(prompt(3, i), 1, seed) for seed, i in enumerate([*old, *new])]

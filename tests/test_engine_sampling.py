@@ -47,7 +47,9 @@ def logits_like(size: int) -> torch.Tensor:
 def shares(logits: torch.Tensor, how: Sampling) -> torch.Tensor:
     """How often each token comes out over a grid of uniforms."""
     rows = logits.expand(len(UNIFORMS), -1)
-    found = torch.cat([choose(rows[i : i + 500], [how] * 500, UNIFORMS[i : i + 500]) for i in range(0, 4000, 500)])
+    found = torch.cat(
+        [choose(rows[i : i + 500], Columns([how] * 500), UNIFORMS[i : i + 500]) for i in range(0, 4000, 500)]
+    )
     return torch.bincount(found, minlength=logits.shape[1]) / len(UNIFORMS)
 
 
@@ -83,15 +85,15 @@ def test_rows_do_not_see_the_controls_of_others() -> None:
     ]  # fmt: skip
     for uniform in UNIFORMS[::400]:
         uniforms = uniform.expand(5)
-        alone = [choose(logits[:1], [how], uniforms[:1]).item() for how in hows]
-        assert choose(logits, hows, uniforms).tolist() == alone
+        alone = [choose(logits[:1], Columns([how]), uniforms[:1]).item() for how in hows]
+        assert choose(logits, Columns(hows), uniforms).tolist() == alone
 
 
 def test_a_row_that_keeps_all_does_not_make_others_sort_all(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, hows = logits_like(3000).expand(3, -1) * 3, [Sampling(1), Sampling(1, top_p=0.8), Sampling(1, top_p=0.1)]
-    alone = [choose(logits[:1], [how], UNIFORMS[700:701]).item() for how in hows]
+    alone = [choose(logits[:1], Columns([how]), UNIFORMS[700:701]).item() for how in hows]
     monkeypatch.setattr(torch.Tensor, "sort", None)
-    assert choose(logits, hows, UNIFORMS[700:701].expand(3)).tolist() == alone
+    assert choose(logits, Columns(hows), UNIFORMS[700:701].expand(3)).tolist() == alone
 
 
 def test_controls_that_nobody_asks_for_cost_nothing() -> None:
@@ -194,7 +196,10 @@ async def test_prompt_logprobs_and_many_continuations(folder: Path, make: Callab
     assert read.logprobs == pytest.approx([logits[i, ids[i + 1]].item() for i in range(24)], abs=1e-4)
     assert [list(top) for top in read.top] == logits[:-1].topk(3).indices.tolist()
     tails = [prompt(1 + i % 5, 50 + i) for i in range(12)]
-    found = await make().loglikelihoods(ids, tails)
+    together = make()
+    found = await together.loglikelihoods(ids, tails)
+    told = together.statistics  # one reads `ids` and its own; all others their own, side by side
+    assert (told.tokens_computed, told.steps) == (25 + sum(map(len, tails)) + 11, 2)
     for tail, values in zip(tails, found, strict=True):
         assert values == pytest.approx(await make().loglikelihood(ids, tail), abs=1e-4)
     with pytest.raises(UsageError, match="nothing to read"):

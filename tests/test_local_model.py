@@ -213,7 +213,8 @@ async def test_drafts_of_one_prompt_are_graded_by_their_own_tokens(tmp_path: Pat
     async with anyio.create_task_group() as tasks:
         for i in range(8):
             tasks.start_soon(grade, i)
-    assert sum(scored.computed for scored in found.values()) == 30 + 8 * 2
+    told = engine.statistics  # the first reads the prompt, the others are one batch behind it
+    assert (told.tokens_computed, told.steps) == (30 + 8 * 2, 2)
     for i, scored in found.items():
         fresh = await Engine(load(tmp_path), lambda row: False).score((*prompt(30), 4 + i, 5))
         assert scored.outputs == pytest.approx(fresh.outputs, abs=1e-5)
@@ -356,10 +357,11 @@ async def test_texts_end_where_a_window_would_slide(tmp_path: Path) -> None:
     changes = {"architectures": ["MistralForCausalLM"], "sliding_window": 8}
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
     engine = Engine(replace(load(tmp_path), eos=frozenset()), lambda row: False)
-    with pytest.raises(UsageError, match="this model reads 8"):
-        await engine.generate(prompt(8), Sampling(4), 0)
-    row = await engine.generate(prompt(5), Sampling(40), 0)
-    assert (len(row.tokens), row.finish) == (4, "length")  # the last one is not read any more
+    with pytest.raises(UsageError, match="the prompt has 9 tokens; this model reads 8"):
+        await engine.generate(prompt(9), Sampling(4), 0)
+    for length in (5, 8):
+        row = await engine.generate(prompt(length), Sampling(40), 0)
+        assert (len(row.tokens), row.finish) == (9 - length, "length")  # the last one is not read any more
 
 
 async def test_a_classifier_with_one_label(tmp_path: Path) -> None:

@@ -268,7 +268,9 @@ async def test_a_classifier_with_a_chat_template_reads_a_chat(tmp_path: Path) ->
             continue
         with torch.inference_mode():
             chances = kind.from_pretrained(tmp_path).eval()(torch.tensor([ids])).logits[0].softmax(-1)[:, -1]
-        assert made.value == made.steps[-1] == pytest.approx(float(chances[-3]), abs=1e-5)  # before what the template adds
+        assert (
+            made.value == made.steps[-1] == pytest.approx(float(chances[-3]), abs=1e-5)
+        )  # before what the template adds
 
 
 @pytest.mark.parametrize(("template", "complaint"), [

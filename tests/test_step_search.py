@@ -101,7 +101,8 @@ async def test_no_finished_draft_is_gone_on_from(spelling: str) -> None:
 
 
 @pytest.mark.parametrize(("spelling", "width", "expand"), [
-    ("beam(width=2, expand=2)", 2, 2), ("beam(width=3, expand=2)", 3, 2), ("early-rejection(width=3, expand=2, tokens=1)", 3, 2),
+    ("beam(width=2, expand=2)", 2, 2), ("beam(width=3, expand=2)", 3, 2),
+    ("early-rejection(width=3, expand=2, tokens=1)", 3, 2),
 ])  # fmt: skip
 async def test_a_draft_that_has_ended_keeps_its_place_in_the_beam(spelling: str, width: int, expand: int) -> None:
     """Whatever its grade; in the round in which it ends it has to be among the best."""
@@ -117,7 +118,7 @@ async def test_a_draft_that_has_ended_keeps_its_place_in_the_beam(spelling: str,
             new = [text + next(drawn) for text in beam if text not in settled for _ in range(expand)]
             best = sorted(new, key=table, reverse=True)
             waited += any(table(text) < table(best[-1]) for text in settled)
-            beam = sorted(settled, key=table, reverse=True) + best[: width - len(settled)]
+            beam = settled + best[: width - len(settled)]
         assert [p.state.text for p in pop] == beam
         assert next(drawn, None) is None
     assert waited

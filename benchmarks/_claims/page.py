@@ -30,8 +30,9 @@ generated tasks. What holds for these need not hold for other models, nor the ot
 * Temperature and selection of each method were chosen on the train split and frozen in `benchmarks/_claims/frozen.json`:
   the best mean accuracy at the ladder's middle size. Other settings are the methods' defaults but where the table of ladders
   says so.
-* Step searches and particle methods grade equal steps of one draft once (Metropolis-Hastings within a chain only). Drafts that are written whole are graded each, also
-  where two read the same: of 16 of the reasoner's 9 differ (`docs/peers.md`), a fifth of best-of-N's tokens.
+* Step searches and particle methods grade equal steps of one draft once (Metropolis-Hastings within a chain only). Drafts that
+  are written whole are graded each, also where two read the same: of 16 of the reasoner's 9 differ (`docs/peers.md`), a fifth
+  of best-of-N's tokens.
 * **Holds**: the whole interval lies on the side that the claim says. *Smaller than published*: it holds, but the interval
   ends below the paper's figure. **Does not hold**: anything else; the reason says whether the interval contains no
   difference or lies on the other side.
@@ -124,8 +125,7 @@ def write(
         "## The ladders",
         "",
         "Accuracy with half the width of its interval, at mean total tokens a problem. `n` is the size; `width` is a fourth of",
-        "it, `expand` four; a temperature that a method has was chosen on the train split or, where one is compared at its own,",
-        "fixed.",
+        "it, `expand` four; a temperature was chosen on the train split or, where the claim is about it, fixed.",
         "",
     ]
     lines += ["| ladder | method | selection | problems | size: accuracy at tokens |", "|" + "---|" * 5]

@@ -40,7 +40,10 @@ Price = Annotated[
 ]
 KvMemory = Annotated[
     str | None,
-    typer.Option(help="Memory for keys and values of a local model, as 512M or 2G.", show_default="1G"),
+    typer.Option(
+        help="What a local model remembers of keys and values, as 512M or 2G; live requests have twice as much.",
+        show_default="1G",
+    ),
 ]
 Verifier = Annotated[str | None, typer.Option(help="What grades drafts; see `forethought verifiers`.")]
 BudgetText = Annotated[

@@ -17,8 +17,8 @@ from forethought.engine.drawing import BROKEN, Drawing
 from forethought.engine.layout import Layout
 from forethought.engine.llama import Llama, forward
 from forethought.engine.pages import PAGE, Pages, pages_of
-from forethought.engine.prefixes import PrefixTree, common
-from forethought.engine.rows import Place, Row, by_prompt
+from forethought.engine.prefixes import PrefixTree
+from forethought.engine.rows import Place, Row, by_prompt, soon
 from forethought.engine.seats import Seats
 from forethought.engine.slots import tokens_of
 
@@ -117,21 +117,22 @@ class Batch:
     # joining
 
     def _admit(self) -> bool:
-        """Seat those for whom there is room, by arrival. Who begins like one that reads now waits for what that one computes.
-
-        True if a request is done because the tree knows all that it asks for.
+        """Seat those for whom there is room, by arrival. Who begins like one that reads now waits for what that one computes;
+        a seat and pages are kept for it. True if a request is done because the tree knows all that it asks for.
         """
         left = PREFILL_TOKENS - sum(len(row.ids) - row.seat.filled for row in self.seats.reading)
-        later, done = deque[Row](), False
-        while self.waiting and left > 0 and len(self.live) < self._max_rows:
+        later, kept, done = deque[Row](), 0, False
+        while self.waiting and left > 0 and len(self.live) + len(later) < self._max_rows:
             row = self.waiting.popleft()
             if row.cancelled:
                 continue
             known, node = self.tree.match(row.ids)
             last = node.ends.get(len(row.ids)) if row.how.max_tokens and known == len(row.ids) else None
             known = min(known, row.reusable) if last is None else known
-            if any(min(common(row.ids, r.ids, 0), row.reusable) > known for r in self.seats.reading):
+            if told := soon(row, known, self.seats.reading):
                 later.append(row)
+                kept += (need := pages_of(row.most - told) + 1)
+                self.pages.reserved += need
                 continue
             node = self.tree.cut(node, known)
             row.place = Place(node, known, known, known, last=last)
@@ -145,6 +146,7 @@ class Batch:
             left -= len(row.ids) - row.cached
             done |= row.done
         self.waiting.extendleft(reversed(later))
+        self.pages.reserved -= kept
         return done
 
     def _promise(self, row: Row) -> bool:
@@ -271,9 +273,8 @@ class Batch:
         text = (*row.ids, *row.tokens)[: place.filled]
         kv = self.seats.keys_values(row)
         known, node = self.tree.insert(text, place.tail, kv, row.outputs[place.tail :])
-        if known >= place.known:
-            self.tree.lock(node, below=place.node)
-            place.node, place.known = node, known
+        self.tree.lock(node, below=place.node)  # which is locked itself, so this is no less
+        place.node, place.known = node, known
         rest = pages_of(row.most - place.known) + 1
         self._set_aside(place, max(0, min(rest, self.pages.room)))
 

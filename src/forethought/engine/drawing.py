@@ -105,7 +105,7 @@ class Drawing:
                 row.finish = "end"
             elif row.how.stop and self.stops(row):
                 row.finish = "stop"
-            elif len(row.tokens) >= row.how.max_tokens or row.length > self.model.shape.positions:
+            elif len(row.tokens) >= row.how.max_tokens:
                 row.finish = "length"
         except Exception as error:  # noqa: BLE001 - raised again by the one who waits for this row
             row.error = error

@@ -140,7 +140,7 @@ class Engine:
     def _fit(self, row: Row) -> None:
         """Ask for no more than the model's positions allow, and refuse what can never be answered."""
         room = self.model.shape.positions + 1 - len(row.ids)  # the last token is not read any more
-        if room < 1 + bool(row.how.max_tokens):
+        if room < 1:
             raise UsageError(f"the prompt has {len(row.ids)} tokens; this model reads {self.model.shape.positions}")
         if row.how.max_tokens > room:
             row.how = replace(row.how, max_tokens=room)
@@ -160,7 +160,7 @@ class Engine:
                 raise UsageError("this model is in use in another thread: wait for it, or load another of it there")
             self._thread = thread
             self._waiters.append(waiter)
-        self.batch.waiting.append(row)
+            self.batch.waiting.append(row)
         self._joined.append(row)
         return waiter
 
@@ -229,10 +229,11 @@ class Engine:
         """If nobody drives, let the next one; the cancelled are freed by the next step, or here if there will be none."""
         if self._driven:
             return
-        if self._waiters:
-            self._waiters[0].wake.set()
-        else:
-            self.batch.tidy()
+        with self._joining:  # who joins now, from another thread, comes behind
+            if not self._waiters:
+                self.batch.tidy()
+            elif self._thread == threading.get_ident():
+                self._waiters[0].wake.set()
 
 
 def _tell(waiter: _Waiter) -> None:

@@ -151,7 +151,7 @@ class Layout:
         time, length = max(takes), max(_columns(row) + take for row, take in zip(rows, takes, strict=True))
         taken, steps = self._long(takes), torch.arange(time, device=self._device)
         real = steps < taken[:, None]  # [rows, time]
-        filled = self._long([row.place.filled for row in rows if row.place is not None])
+        filled = self._long([row.seat.filled for row in rows])
         columns = self._long([_columns(row) for row in rows])[:, None] + steps
         slots = torch.arange(first, first + len(rows), device=self._device)[:, None].expand(-1, time)
         padded = flat = None
@@ -284,10 +284,8 @@ def like(sizes: Sequence[tuple[int, int]]) -> Iterator[slice]:
 
 
 def _columns(row: Row) -> int:
-    assert row.place is not None
-    return row.place.columns
+    return row.seat.columns
 
 
 def _next(row: Row, take: int) -> tuple[int, ...]:
-    assert row.place is not None
-    return row.ids[row.place.filled : row.place.filled + take]
+    return row.ids[row.seat.filled : row.seat.filled + take]

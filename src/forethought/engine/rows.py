@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from forethought.engine.pages import Span
-from forethought.engine.prefixes import Node
+from forethought.engine.prefixes import Node, common
 from forethought.engine.sampling import Sampling
 
 
@@ -71,8 +71,8 @@ class Row:
 
     @property
     def waits(self) -> bool:
-        """Whether it has not begun."""
-        return self.place is None and not self.done
+        """Whether it has yet to begin."""
+        return self.place is None and not self.done and not self.cancelled
 
     @property
     def length(self) -> int:
@@ -99,6 +99,14 @@ class Row:
         if not self.uniforms:
             self.uniforms = np.random.Generator(np.random.Philox(self.seed)).random(self.how.max_tokens).tolist()
         return self.uniforms[len(self.tokens)]
+
+
+def soon(row: Row, known: int, reading: Sequence[Row]) -> int:
+    """How many tokens of a row those who read now will have computed for it, if that is more than are `known`, else 0."""
+    ids, at = row.ids, slice(known, known + 1)
+    found = (common(ids, r.ids, 0) for r in reading if r.ids[at] == ids[at])  # who differs there shares no more
+    most = min(max(found, default=0), row.reusable)
+    return most if most > known else 0
 
 
 def by_prompt(rows: Sequence[Row], last: int) -> list[Row]:

@@ -78,9 +78,8 @@ class Columns:
         self.min_p = column([min(h.min_p, 1.0) for h in how], 0.0)
 
 
-def choose(logits: Tensor, how: Sequence[Sampling] | Columns, uniforms: Tensor) -> Tensor:
+def choose(logits: Tensor, columns: Columns, uniforms: Tensor) -> Tensor:
     """One token a row by inverse CDF. `logits` [rows, vocabulary], `uniforms` [rows] in [0, 1), double."""
-    columns = how if isinstance(how, Columns) else Columns(how, logits.device)
     if columns.all_greedy:
         return logits.argmax(-1)
     scaled = logits if columns.temperature is None else logits / columns.temperature

@@ -19,7 +19,7 @@ def plan(rows: Sequence[Row], tree: PrefixTree) -> list[tuple[Spans, Spans]]:
     A span of any level of the tree is shared if reading it once saves `SAVING` token reads. What few rows would copy so much
     of that the slots of all were longer stays where it is, too.
     """
-    paths = [tree.path(row.place.node, row.place.known) for row in rows if row.place is not None]
+    paths = [tree.path(row.seat.node, row.seat.known) for row in rows]
     users = Counter(node for path in paths for node, _ in path)
     shared = {node for node, count in users.items() if (count - 1) * len(node.tokens) >= SAVING}
     copied = [sum(len(node.tokens) for node, _ in path if node not in shared) for path in paths]

@@ -107,7 +107,15 @@ def _from_gguf(path: Path) -> Llama:
         raise UsageError(f"{path} is a {type(model).__name__}; the local engine runs {', '.join(KNOWN)}")
     reader: Any = load_gguf_checkpoint
     read = reader(str(path), return_tensors=True, model_to_load=model, torch_dtype=torch.float32)
-    return build(config.to_dict(), read["tensors"])
+    return build(config.to_dict() | _width_of_heads(path, config.model_type), read["tensors"])
+
+
+def _width_of_heads(path: Path, arch: str) -> dict[str, int]:
+    """What transformers' reader leaves out of the configuration of Qwen3."""
+    from gguf import GGUFReader
+
+    told = GGUFReader(path).get_field(f"{arch}.attention.key_length") if arch == "qwen3" else None
+    return {"head_dim": int(told.contents())} if told else {}
 
 
 def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:

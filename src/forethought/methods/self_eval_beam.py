@@ -84,7 +84,7 @@ class SelfEvalBeam:
 
     def log_score(self, draft: Draft, by: By) -> float:
         """The mean over the draft's steps of r * log c + (1 - r) * log p."""
-        r = 1 / (1 + 2.0**-self.rho)
+        r: float = 1 / (1 + 2.0**-self.rho)
         *steps, _ = draft.lineage()
         return sum(r * log_confidence(d, by) + (1 - r) * likelihood(d) for d in steps) / len(steps)
 

@@ -63,10 +63,10 @@ def by_grade(by: By) -> Callable[[Particle[Draft]], float]:
     return rank
 
 
-def after(pop: Population[Draft], by: By) -> Callable[[Particle[Draft]], tuple[bool, float]]:
+def after(pop: Population[Draft], by: By) -> Callable[[Particle[Draft]], float]:
     """A key for `prune` after a round that began with `pop`: who had ended keeps its place; the others by their grades."""
     settled, rank = {p.state for p in pop if p.ended}, by_grade(by)
-    return lambda particle: (particle.state in settled, rank(particle))
+    return lambda particle: math.inf if particle.state in settled else rank(particle)
 
 
 def answers_first(pop: Population[Draft]) -> list[Particle[Draft]]:

@@ -28,7 +28,9 @@ def log_odds(draft: Draft, by: By) -> float:
     grade = by.value(draft)
     if grade is None:
         return 0.0
-    require(-CLIP <= grade <= 1 + CLIP, f"the verifier gave {grade:g}; a method that weighs by odds needs probabilities")
+    require(
+        -CLIP <= grade <= 1 + CLIP, f"the verifier gave {grade:g}; a method that weighs by odds needs probabilities"
+    )
     clipped = min(max(grade, CLIP), 1 - CLIP)
     return math.log(clipped) - math.log1p(-clipped)
 

@@ -188,10 +188,21 @@ def sampling(request: Request) -> Sampling:
     from forethought.engine.sampling import Sampling
 
     c = request.controls
-    limits = (request.max_tokens, request.temperature, request.top_p, request.min_p)
-    penalties = (c.repetition, c.presence, c.frequency)
-    asked = (request.logprobs, request.stop, request.forced, request.top_k)
-    return Sampling(*limits, *asked, *penalties, c.banned, c.min_tokens)
+    return Sampling(
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        min_p=request.min_p,
+        top=request.logprobs,
+        stop=request.stop,
+        forced=request.forced,
+        top_k=request.top_k,
+        repetition=c.repetition,
+        presence=c.presence,
+        frequency=c.frequency,
+        banned=c.banned,
+        min_tokens=c.min_tokens,
+    )
 
 
 def fingerprint(path: Path) -> str:

@@ -37,8 +37,8 @@ class Classifier:
     A sequence classifier grades the text as a whole; a token classifier grades each step, at the last token of what
     `separator` puts behind it. The grade is the probability of `label` (the last one by default), of a single output its
     logistic function. It reads the problem and the draft as a chat where its tokenizer has a template for one, as such models
-    are trained, and else below one another. Texts that are graded together are one batch; nothing is kept between calls: each reads the whole text
-    and is charged so. For Llama token classifiers `process` is faster.
+    are trained, and else below one another. Texts that are graded together are one batch; nothing is kept between calls: each
+    reads the whole text and is charged so. For Llama token classifiers `process` is faster.
     """
 
     name = "classifier"
