@@ -42,7 +42,7 @@ from .memory import populate_watched, unique_tokens
 
 AMPLE = Budget({"tokens": 1e9})  # sizes, not caps, make a ladder; what was spent is its axis
 COVERAGE = "coverage"  # no selection: whether any draft is right
-AT_ONCE = 100  # problems whose calls meet in one engine: enough that its 64 rows are never idle
+AT_ONCE = 100  # problems whose calls meet in one engine: enough that its 128 rows are hardly ever idle
 BILLED = ("new_tokens", "verifier_tokens", "calls", "verifier_calls")
 AXES = (*BILLED, "kv_tokens")
 

@@ -22,7 +22,7 @@ from forethought.engine.rows import Hook, Row
 from forethought.engine.sampling import Sampling
 
 KV_BYTES = 1 << 30  # for keys and values
-MAX_ROWS = 64  # sequences that are decoded together; others wait in order
+MAX_ROWS = 128  # sequences that are decoded together; others wait in order
 HOP = 0.05  # seconds of decode steps between two looks at the event loop
 
 
