@@ -210,11 +210,11 @@ SEARCH = (
     gain("steering", "Feynman-Kac steering beats best-of-N at equal tokens", FK, "steer", "best-of-n", "better"),
     gain(
         "best-first",
-        "Best-first search over an environment beats one greedy walk, more so with more nodes",
+        "Best-first search over an environment beats as many tokens of samples",
         "Koh et al. 2024, arXiv:2407.01476 (20)",
         "best-first",
         "coverage",
         "39.7 % relative",
-        note="on countdown as moves, against samples of which any is right: the world tells both when the target is met",
+        note="countdown as moves; the world tells both when the target is met; one greedy draft, as in the paper, has 54 %",
     ),
 )
