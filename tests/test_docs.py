@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -48,6 +50,21 @@ def test_each_skeleton_runs_as_it_stands(skeleton: str) -> None:
         [sys.executable, "-c", skeleton + TRIAL], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_program_of_the_blocks_page_finds_what_the_page_says() -> None:
+    page = (ROOT / "docs" / "blocks.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "is on: 0.9 evidence: 0.019" in done
+    assert "moved: 0.9" in done
+    assert float(re.findall(r"chain: (.*)", done)[0]) == pytest.approx(0.877, abs=0.05)
+    evidence = on = 0.0
+    for states in itertools.product((0, 1), repeat=7):
+        looks = zip(states, states[1:], (1, 1, 0, 1, 1, 1), strict=False)
+        chance = 0.5 * math.prod((0.8 if a == b else 0.2) * (0.75 if b == seen else 0.25) for a, b, seen in looks)
+        evidence, on = evidence + chance, on + chance * states[-1]
+    assert f"on with probability {on / evidence:.2f}, and the evidence is {evidence:.4f}" in page
 
 
 @pytest.mark.parametrize("name", ["methods", "modules"])
