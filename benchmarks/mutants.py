@@ -103,7 +103,7 @@ EQUIVALENT = {
     "core/fanout True -> False": CHECKS,
     "methods/ets True -> False": CHECKS,
     "methods/programme True -> False": CHECKS,
-    "methods/programme len(set(near)) > 1 -> len(set(near)) >= 1": "a single cluster is met by any leaf kept, so it adds the same to every choice",
+    "methods/programme len(set(near)) > 1 -> len(set(near)) >= 1": "any leaf meets a single cluster: it adds the same to all",
     "methods/clusters 1e-12 -> 2e-12": "tells rounding from points that differ; nothing lies between the two limits",
     "core/blocks 1.0 -> 2.0": "equal chances stay equal; a draw's need not sum to one",
 }

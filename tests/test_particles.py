@@ -92,6 +92,11 @@ def check_invariant(chances: Matrix, weights: Sequence[float], *, reversible: bo
 # invariant: exact transition matrices
 
 
+def test_every_method_that_is_declared_invariant_has_its_matrix_here() -> None:
+    declared = {name for name in methods if methods.parse(name).law == "invariant"}
+    assert declared == {"particle-gibbs", "metropolis-hastings", "parallel-tempering"}
+
+
 async def swept_once(sweep: Sweep, text: str, at: Scope) -> str:
     return drawn(await sweep(graded(text), at), at).text
 

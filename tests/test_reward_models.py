@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 import threading
 import time
@@ -25,8 +26,8 @@ from forethought.core.draft import Draft
 from forethought.core.errors import ModelError, UsageError
 from forethought.core.population import Particle
 from forethought.core.problem import Problem
-from forethought.core.scope import Call, Scope
-from forethought.methods import By
+from forethought.core.scope import Call, Run, Scope, Seeded
+from forethought.methods import By, methods
 from forethought.models.names import model_named
 from forethought.models.reward import RewardModel
 from forethought.models.scripted import Scripted
@@ -282,6 +283,25 @@ async def test_a_chat_template_that_refuses_the_chat_is_told(template: str, comp
     templated(tmp_path, template)
     with pytest.raises(UsageError, match=complaint):
         await verifiers.parse(f"classifier(path='{tmp_path}')").grade(WHOLE, ASKED, TASK, Call((), 0))
+
+
+@pytest.mark.parametrize("of", ["grade", "log"])
+async def test_a_classifier_steers(of: str, tmp_path: Path) -> None:
+    """A finished draft weighs what the classifier says of it alone, by transformers' own numbers."""
+    torch.manual_seed(2)
+    tiny.save(LlamaForSequenceClassification(tiny.config(num_labels=2)).eval(), tmp_path)
+    templated(tmp_path, "")
+    by = By(
+        Scripted(lambda prompt, so_far, seed: f"{seed % 90 + 10}\n" * (2 - so_far.count("\n"))),
+        TASK,
+        verifiers.parse(f"classifier(path='{tmp_path}')"),
+    )
+    pop = await methods.parse(f"steer(n=6, of={of}, strength=2.0, ess=0.0)")(ASKED, by, Scope.root(Run(Seeded(1))))
+    assert len({p.state.text for p in pop}) > 2
+    prompt = "\n".join(m["content"] for m in TASK.prompt(ASKED)) + "\n"
+    for p in pop:
+        reward = whole(tmp_path, prompt + p.state.text)
+        assert p.logw == pytest.approx(2 * (math.log(reward) if of == "log" else reward) - math.log(6), abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", [LlamaForTokenClassification, LlamaForSequenceClassification])

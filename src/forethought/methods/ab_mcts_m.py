@@ -38,7 +38,8 @@ class AbMctsM:
     Law: greedy; drafts under steps with high scores are drawn more often. All finished drafts come back, with equal weights.
     Where a step is a whole draft it never deepens and is `sample`.
     Constants, as in treequest: the model's priors, 4 and 75 %. The published code fits by NUTS, this one in closed form over
-    a grid, in which scores spread about their child by 0.01 to 1.5 (ours). At `batch=1` this is the published search. n, batch and temperature are ours.
+    a grid, in which scores spread about their child by 0.01 to 1.5 (ours). At `batch=1` this is the published search. n,
+    batch and temperature are ours.
     """
 
     law: ClassVar[Law] = "greedy"
