@@ -64,7 +64,7 @@ TESTS = {
     "methods/ab_mcts_m": f"{TREE} | test_tree_search ab-mcts-m ab_mcts",
     "methods/balance": f"{STEP} | rebase ets alloc",
     "methods/beam": f"{STEP} laws | beam",
-    "methods/best_first": "best_first identities_search methods docs | test_best_first best-first",
+    "methods/best_first": "best_first identities_search methods tree_methods docs | test_best_first best-first",
     "methods/boundary": "boundary step_search methods",
     "methods/by": "methods step_sampling",
     "methods/chances": "step_sampling identities_search | test_step_sampling phi self",
@@ -105,6 +105,7 @@ EQUIVALENT = {
     "methods/programme True -> False": CHECKS,
     "methods/programme len(set(near)) > 1 -> len(set(near)) >= 1": "any leaf meets a single cluster: it adds the same to all",
     "methods/clusters 1e-12 -> 2e-12": "tells rounding from points that differ; nothing lies between the two limits",
+    "methods/balance width <= 0 or weight <= 0 -> width <= 0 and weight <= 0": "the last weight above zero takes all that is left",
     "core/blocks 1.0 -> 2.0": "equal chances stay equal; a draw's need not sum to one",
 }
 

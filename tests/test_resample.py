@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from forethought.core.population import Particle, Population, ess, log_evidence, posterior
-from forethought.core.resample import Law, Scheme, resample
+from forethought.core.resample import Law, Scheme, inclusion, resample
 from forethought.core.scope import Clock, Run, Scope, Seeded
 from tests.toy import Choices, Enumerated
 
@@ -211,3 +211,17 @@ def test_many(scheme: Scheme, count: int) -> None:
     drawn = resample(pop, n, posterior(pop), Scope.root(Run(Seeded(1), clock=Stopped())), scheme)
     assert len(drawn) == (min(n, count) if scheme == "optimal" else n)
     assert log_evidence(drawn) == pytest.approx(log_evidence(pop), abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_chances_of_optimal_resampling_are_the_law_times_one_number_cut_at_one(seed: int) -> None:
+    """That number by bisection: they sum to n."""
+    chance = np.random.default_rng(seed)
+    law = chance.dirichlet(np.full(chance.integers(2, 9), 0.3))
+    n = int(chance.integers(1, len(law)))
+    low, high = 0.0, 1e12
+    for _ in range(200):
+        c = (low + high) / 2
+        low, high = (c, high) if np.minimum(1.0, c * law).sum() < n else (low, c)
+    assert inclusion(law, n) == pytest.approx(np.minimum(1.0, high * law), abs=1e-6)
+    assert inclusion(law, n).sum() == pytest.approx(n)
