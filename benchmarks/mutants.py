@@ -105,7 +105,7 @@ EQUIVALENT = {
     "methods/programme True -> False": CHECKS,
     "methods/programme len(set(near)) > 1 -> len(set(near)) >= 1": "any leaf meets a single cluster: it adds the same to all",
     "methods/clusters 1e-12 -> 2e-12": "tells rounding from points that differ; nothing lies between the two limits",
-    "methods/balance width <= 0 or weight <= 0 -> width <= 0 and weight <= 0": "the last weight above zero takes all that is left",
+    "methods/balance width <= 0 or weight <= 0 -> width <= 0 and weight <= 0": "the last weight above zero takes what is left",
     "core/blocks 1.0 -> 2.0": "equal chances stay equal; a draw's need not sum to one",
 }
 

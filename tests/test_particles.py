@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from forethought.core.budget import Budget
 from forethought.core.cost import Cost
 from forethought.core.draft import ROOT, UNKNOWN, Draft, Grade
-from forethought.core.errors import BudgetEnded, ForethoughtError, ModelError
+from forethought.core.errors import BudgetEnded, ForethoughtError, ModelError, UsageError
 from forethought.core.operators import each
 from forethought.core.population import Particle, Population, ess, log_evidence, posterior
 from forethought.core.problem import Problem
@@ -365,6 +365,20 @@ async def test_what_anneals_resamples_by_the_temperature_of_the_round() -> None:
     ]
     assert fixed == there
     assert far[1] != pytest.approx(fixed[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["particle-filter", "particle-filter-published", "particle-gibbs", "parallel-tempering", "metropolis-hastings"],
+)
+async def test_a_grade_that_is_no_probability_has_no_odds(name: str) -> None:
+    class Loud(TableVerifier):
+        async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
+            _, cost = await super().grade(draft, problem, task, call)
+            return Grade(3.1), cost
+
+    with pytest.raises(UsageError, match=r"the verifier gave 3\.1; a method that weighs by odds needs probabilities"):
+        await made(name, By(ToyModel(Seeded(1)), ToyTask(), Loud()))
 
 
 # steering

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
@@ -137,6 +138,15 @@ async def test_the_wrapper_costs_what_the_verifier_costs(wrapped: bool) -> None:
     beginnings = {p.state.text[: i + 1] for p in pop for i in range(len(p.state.text))}
     assert sorted(inner.read) == sorted(beginnings)
     assert at.account.spent.verifier_tokens == len(beginnings)
+
+
+async def test_a_draft_of_many_pieces_is_wrapped_as_far_as_somebody_looks() -> None:
+    verifier, long = around(Watched()), draft("ab" * 2000)
+    graded = replace(long, parent=None).graded(str(verifier), Grade(0.5, (0.5,)))
+    seen = verifier._seen(Draft(Draft(graded, "a"), "."))
+    assert [str(verifier.inner) in d.grades for d in seen.lineage()] == [False, False, True]
+    assert verifier._seen(long) is long  # nobody has graded it
+    verifier.bound(long, PROBLEM, ToyTask())
 
 
 async def test_the_final_weights_of_a_filter_are_those_of_the_verifier_itself() -> None:
