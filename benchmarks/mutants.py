@@ -101,6 +101,9 @@ NEVER = "not embedded"  # those load torch and the shipped models, and are of no
 CHECKS = "a check of lengths that are equal whatever the caller does"
 EQUIVALENT = {
     "core/fanout True -> False": CHECKS,
+    "core/resample True -> False": CHECKS,
+    "methods/phi_decoding zip(drawn, enough, strict=True) -> zip(drawn, enough)": CHECKS,
+    "methods/entropic_particle_filter 0 -> 1": "an effective size of one is one living particle, which no temperature moves",
     "methods/ets True -> False": CHECKS,
     "methods/programme True -> False": CHECKS,
     "methods/programme len(set(near)) > 1 -> len(set(near)) >= 1": "any leaf meets a single cluster: it adds the same to all",

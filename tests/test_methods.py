@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import get_args
 
@@ -186,6 +186,15 @@ def test_senseless_parameters_are_refused(spelling: str) -> None:
     with pytest.raises(UsageError, match=spelling.partition("(")[0] + ": ") as caught:
         methods.parse(spelling)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list(methods))
+def test_every_number_of_a_method_has_a_least(name: str) -> None:
+    anything = {"stop", "threshold"}  # limits of grades and of entropies
+    for part in fields(methods.parse(name)):  # type: ignore[arg-type]
+        if ("int" in str(part.type) or "float" in str(part.type)) and part.name not in anything:
+            with pytest.raises(UsageError, match=f"{name}: .*{part.name}"):
+                methods.parse(f"{name}({part.name}=-1001)")
 
 
 @pytest.mark.parametrize("spelling", [
