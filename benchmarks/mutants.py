@@ -106,6 +106,12 @@ EQUIVALENT = {
     "methods/entropic_particle_filter 0 -> 1": "an effective size of one is one living particle, which no temperature moves",
     "methods/ets True -> False": CHECKS,
     "methods/programme True -> False": CHECKS,
+    "methods/programme 0.0001 -> 0.0002": "at any price below zero as many leaves as possible are kept",
+    "methods/programme 0 -> 1": "texts that are all alike are one cluster either way",
+    "core/blocks 1e-12 -> 2e-12": "tells rounding from what differs",
+    "core/registry 1 -> 2": "only the nearest name is told",
+    "core/fanout place.account.chain - place.account.start -> place.account.chain + place.account.start": "all places of one"
+    " fan-out start alike",
     "methods/programme len(set(near)) > 1 -> len(set(near)) >= 1": "any leaf meets a single cluster: it adds the same to all",
     "methods/clusters 1e-12 -> 2e-12": "tells rounding from points that differ; nothing lies between the two limits",
     "methods/balance width <= 0 or weight <= 0 -> width <= 0 and weight <= 0": "the last weight above zero takes what is left",

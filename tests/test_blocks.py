@@ -142,6 +142,7 @@ COMPOSITIONS: dict[str, Callable[[Program[Any], Scope], Awaitable[Population[Exe
     "smc by ess": lambda program, at: smc(program, 2, at, resampled(2, share=0.9)),
     "smc to three": lambda program, at: smc(program, 2, at, resampled(3, "residual")),
     "rmsmc of one": lambda program, at: rmsmc(program, 1, 2, 1, at),
+    "rmsmc without a score": lambda program, at: rmsmc(program, 2, 0, 1, at),
     "rmsmc": lambda program, at: rmsmc(program, 2, 1, 1, at),
 }
 

@@ -202,6 +202,17 @@ async def test_a_replayed_call_has_taken_as_long_as_it_took() -> None:
     assert at.run.physical_calls == 0
 
 
+async def test_a_recorded_failure_stays_one_only_where_failures_are_dropped() -> None:
+    """Where they end a run, whoever resumes it wants the call to be tried again."""
+    failed = Event((1, 0, 1), "sample failed", 1.0, Cost(calls=1), {"error": "x failed"})
+    again = Scope.root(Run(trace=MemoryTrace([failed])))
+    assert states(await each(particles("a"), paid(failing), again)) == ["a!"]
+    assert again.run.physical_calls == 1
+    dropped = Scope.root(Run(trace=MemoryTrace([failed]), failures="drop"))
+    assert await each(particles("a"), paid(failing), dropped) == []
+    assert dropped.run.physical_calls == 0
+
+
 async def test_what_was_in_flight_is_asked_again_and_listed() -> None:
     first = Scope.root()
     made = await each(particles("a", "b"), paid(failing), first)

@@ -225,3 +225,11 @@ def test_the_chances_of_optimal_resampling_are_the_law_times_one_number_cut_at_o
         low, high = (c, high) if np.minimum(1.0, c * law).sum() < n else (low, c)
     assert inclusion(law, n) == pytest.approx(np.minimum(1.0, high * law), abs=1e-6)
     assert inclusion(law, n).sum() == pytest.approx(n)
+
+
+def test_rounding_draws_nothing_of_no_probability() -> None:
+    class Last(Seeded):
+        def seed(self, place: tuple[int, ...]) -> int:
+            return 2**63 - 1  # as a fraction of 2**63 it is one
+
+    assert Last(0).choose((), [0.3, 0.7, 0.0]) == 1

@@ -386,6 +386,24 @@ def test_the_posterior_has_the_moments_of_a_quadrature_of_the_model(groups: list
     assert found == pytest.approx(want, rel=0.01)
 
 
+@pytest.mark.parametrize("groups", [[[0.5]], [[0.2, 0.4], [0.9]], [[0.1], [0.15, 0.2, 0.1], [0.8, 0.7]]])
+def test_predictions_spread_as_the_model_that_is_followed_step_by_step(groups: list[list[float]]) -> None:
+    """Scales and mean, then the group's own mean given its scores, then a score."""
+    known = fit([len(g) for g in groups], [sum(g) for g in groups], [sum(x * x for x in g) for g in groups])
+    chance, size = np.random.default_rng(0), 200_000
+    cell = chance.choice(len(known.mass), size, p=known.mass / known.mass.sum())
+    a2, s2 = grid()[0][cell], grid()[1][cell]
+    mu = known.mu[cell] + np.sqrt(known.var_mu[cell]) * chance.standard_normal(size)
+    columns = [mu + np.sqrt(a2 + s2) * chance.standard_normal(size)]
+    for group in groups:
+        sure = 1 / a2 + len(group) / s2
+        alpha = (mu / a2 + sum(group) / s2) / sure + chance.standard_normal(size) / np.sqrt(sure)
+        columns.append(alpha + np.sqrt(s2) * chance.standard_normal(size))
+    have = known.predict(np.random.default_rng(1), size)
+    assert have.mean(0) == pytest.approx(np.mean(columns, axis=1), abs=0.005)
+    assert have.std(0) == pytest.approx(np.std(columns, axis=1), rel=0.02)
+
+
 def test_the_closed_form_chooses_as_mcmc_does() -> None:
     trees = anyio.run(recorded_trees, 13)
     assert max(same_choices([trees[i] for i in (1, 2, 8)], chains=80, steps=400)) < 0.06
