@@ -102,6 +102,9 @@ CHECKS = "a check of lengths that are equal whatever the caller does"
 EQUIVALENT = {
     "core/fanout True -> False": CHECKS,
     "core/resample True -> False": CHECKS,
+    "core/resample 1.0 -> 2.0": "a cut behind the last stratum lies in none",
+    "methods/balance zip(pop, counts, strict=True) -> zip(pop, counts)": CHECKS,
+    "methods/ab_mcts_m -arms[0][0] < new -> -arms[0][0] <= new": "two draws of a continuous law are never equal",
     "methods/phi_decoding zip(drawn, enough, strict=True) -> zip(drawn, enough)": CHECKS,
     "methods/entropic_particle_filter 0 -> 1": "an effective size of one is one living particle, which no temperature moves",
     "methods/ets True -> False": CHECKS,

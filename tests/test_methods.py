@@ -198,7 +198,8 @@ def test_every_number_of_a_method_has_a_least(name: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", [
-    "self-eval-beam(rho=1000)", "self-eval-beam(rho=-1000)", "sample(n=1, temperature=0)", "beam(width=1, expand=1)", "particle-filter(n=1, ess=0, temper_end=0.1, temper_steps=1)",
+    "self-eval-beam(rho=1000)", "self-eval-beam(rho=-1000)",
+    "sample(n=1, temperature=0)", "beam(width=1, expand=1)", "particle-filter(n=1, ess=0, temper_end=0.1, temper_steps=1)",
     "particle-filter(ess=1)", "entropic-particle-filter(n=1, horizon=1)", "entropic-particle-filter-published(n=1, horizon=1)",
     "steer(n=1, ess=0, strength=0)", "steer(ess=1)", "particle-gibbs(n=2, sweeps=1)", "metropolis-hastings(chains=1, moves=0)",
     "parallel-tempering(chains=1, n=2, hottest=1, sweeps=1)", "best-first(expand=1, draws=1, depth=1, nodes=1, rounds=1)",

@@ -227,9 +227,10 @@ def test_the_chances_of_optimal_resampling_are_the_law_times_one_number_cut_at_o
     assert inclusion(law, n).sum() == pytest.approx(n)
 
 
-def test_rounding_draws_nothing_of_no_probability() -> None:
-    class Last(Seeded):
+@pytest.mark.parametrize("number", [0, 2**63 - 1])  # the latter is one, as a fraction of 2**63
+def test_nothing_of_no_probability_is_drawn_at_an_edge(number: int) -> None:
+    class Edge(Seeded):
         def seed(self, place: tuple[int, ...]) -> int:
-            return 2**63 - 1  # as a fraction of 2**63 it is one
+            return number
 
-    assert Last(0).choose((), [0.3, 0.7, 0.0]) == 1
+    assert Edge(0).choose((), [0.0, 1.0, 0.0]) == 1
