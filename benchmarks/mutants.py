@@ -97,28 +97,22 @@ TESTS = {
 ALWAYS = "page_is_fresh"  # the page of the methods names every default
 NEVER = "not embedded"  # those load torch and the shipped models, and are of no one method
 
-# No test can see these.
+# No test can see these. By place.
 CHECKS = "a check of lengths that are equal whatever the caller does"
 EQUIVALENT = {
-    "core/fanout True -> False": CHECKS,
-    "core/resample True -> False": CHECKS,
-    "core/resample 1.0 -> 2.0": "a cut behind the last stratum lies in none",
-    "methods/balance zip(pop, counts, strict=True) -> zip(pop, counts)": CHECKS,
-    "methods/ab_mcts_m -arms[0][0] < new -> -arms[0][0] <= new": "two draws of a continuous law are never equal",
-    "methods/phi_decoding zip(drawn, enough, strict=True) -> zip(drawn, enough)": CHECKS,
-    "methods/entropic_particle_filter 0 -> 1": "an effective size of one is one living particle, which no temperature moves",
-    "methods/ets True -> False": CHECKS,
-    "methods/programme True -> False": CHECKS,
-    "methods/programme 0.0001 -> 0.0002": "at any price below zero as many leaves as possible are kept",
-    "methods/programme 0 -> 1": "texts that are all alike are one cluster either way",
-    "core/blocks 1e-12 -> 2e-12": "tells rounding from what differs",
-    "core/registry 1 -> 2": "only the nearest name is told",
-    "core/fanout place.account.chain - place.account.start -> place.account.chain + place.account.start": "all places of one"
-    " fan-out start alike",
-    "methods/programme len(set(near)) > 1 -> len(set(near)) >= 1": "any leaf meets a single cluster: it adds the same to all",
-    "methods/clusters 1e-12 -> 2e-12": "tells rounding from points that differ; nothing lies between the two limits",
-    "methods/balance width <= 0 or weight <= 0 -> width <= 0 and weight <= 0": "the last weight above zero takes what is left",
-    "core/blocks 1.0 -> 2.0": "equal chances stay equal; a draw's need not sum to one",
+    "core/resample:51 True": CHECKS,
+    "core/resample:77 1.0": "a cut behind the last stratum lies in none",
+    "core/blocks:133 1.0": "equal chances stay equal; a draw's need not sum to one",
+    "core/blocks:144 1e-12": "tells rounding from what differs",
+    "core/registry:126 1": "only the nearest name is told",
+    "core/fanout:134 place.account.chain - place.account.start": "all places of one fan-out start alike",
+    "methods/ab_mcts_m:89 -arms[0][0] < new": "two draws of a continuous law are never equal",
+    "methods/balance:37 width <= 0 or weight <= 0": "the last weight above zero takes what is left",
+    "methods/balance:67 zip(pop, counts, strict=True)": CHECKS,
+    "methods/entropic_particle_filter:28 0": "an effective size of one is one living particle, which no temperature moves",
+    "methods/phi_decoding:102 zip(drawn, enough, strict=True)": CHECKS,
+    "methods/programme:16 0.0001": "at any price below zero as many leaves as possible are kept",
+    "methods/programme:33 0": "texts that are all alike are one cluster either way",
 }
 
 
@@ -264,7 +258,7 @@ def told(mutant: dict[str, Any]) -> str:
 
 
 def place_of(mutant: dict[str, Any]) -> str:
-    return "{module} {before} -> {after}".format(**mutant)
+    return "{module}:{line} {before}".format(**mutant)
 
 
 def summary(drawn: list[Mutant], path: Path) -> str:

@@ -255,31 +255,37 @@ def whole(folder: Path, text: str) -> float:
     return float(logits.sigmoid() if len(logits) == 1 else logits.softmax(-1)[-1])
 
 
-async def test_a_classifier_with_a_chat_template_reads_a_chat(tmp_path: Path) -> None:
+async def test_a_sequence_classifier_with_a_chat_template_reads_a_chat(tmp_path: Path) -> None:
+    """The draft stands in it as it is, blank lines and all."""
     torch.manual_seed(0)
-    for kind in (LlamaForSequenceClassification, LlamaForTokenClassification):
-        tiny.save(kind(tiny.config(num_labels=2)).eval(), tmp_path)
-        templated(tmp_path, "{% for m in messages %}{{ m.content }}7\n{% endfor %}")
-        made, cost = await verifiers.parse(f"classifier(path='{tmp_path}')").grade(WHOLE, ASKED, TASK, Call((), 0))
-        text = "".join(m["content"] + "7\n" for m in TASK.prompt(ASKED)) + WHOLE.text + "7\n"
-        ids = tiny.TOKENIZER.encode(text).ids
-        assert cost.verifier_tokens == len(ids)
-        if kind is LlamaForSequenceClassification:
-            assert made.value == pytest.approx(whole(tmp_path, text), abs=1e-5)
-            continue
-        with torch.inference_mode():
-            chances = kind.from_pretrained(tmp_path).eval()(torch.tensor([ids])).logits[0].softmax(-1)[:, -1]
-        assert (
-            made.value == made.steps[-1] == pytest.approx(float(chances[-3]), abs=1e-5)
-        )  # before what the template adds
+    tiny.save(LlamaForSequenceClassification(tiny.config(num_labels=2)).eval(), tmp_path)
+    templated(tmp_path, "{% for m in messages %}{{ m.content }}7\n{% endfor %}")
+    verifier = verifiers.parse(f"classifier(path='{tmp_path}')")
+    for draft in (WHOLE, Draft(None, "12\n\n 34", finish="end")):
+        made, cost = await verifier.grade(draft, ASKED, TASK, Call((), 0))
+        text = "".join(m["content"] + "7\n" for m in TASK.prompt(ASKED)) + draft.text + "7\n"
+        assert made.value == pytest.approx(whole(tmp_path, text), abs=1e-5)
+        assert cost.verifier_tokens == len(tiny.TOKENIZER.encode(text).ids)
+
+
+async def test_a_token_classifier_reads_no_chat(tmp_path: Path) -> None:
+    """As TRL trains them, whatever template the tokenizer has from the model that they began as."""
+    tiny.classifier(tmp_path, seed=3)
+    verifier, found = verifiers.parse(f"classifier(path='{tmp_path}')"), []
+    for template in ("", "{% for m in messages %}{{ m.content }}7\n{% endfor %}"):
+        templated(tmp_path, template)
+        found.append((await verifier.grade(WHOLE, ASKED, TASK, Call((), 0)))[0])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(("template", "complaint"), [
     ("{{ raise_exception('no users here') }}", "refuses this chat: no users here"),
+    ("{{ raise_exception('one line\\nand another') }}", "refuses this chat: one line$"),
+    ("{{ messages[0].content + 1 }}", "refuses this chat"),
     ("{{ messages[0].content }}", "leaves out the assistant's words"),
 ])  # fmt: skip
 async def test_a_chat_template_that_refuses_the_chat_is_told(template: str, complaint: str, tmp_path: Path) -> None:
-    tiny.classifier(tmp_path)
+    tiny.save(LlamaForSequenceClassification(tiny.config(num_labels=2)), tmp_path)
     templated(tmp_path, template)
     with pytest.raises(UsageError, match=complaint):
         await verifiers.parse(f"classifier(path='{tmp_path}')").grade(WHOLE, ASKED, TASK, Call((), 0))

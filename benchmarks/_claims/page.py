@@ -124,8 +124,9 @@ def write(
         "",
         "## The ladders",
         "",
-        "Accuracy with half the width of its interval, at mean total tokens a problem. `n` is the size; `width` is a fourth of",
-        "it, `expand` four; a temperature was chosen on the train split or, where the claim is about it, fixed.",
+        "Accuracy with half the width of its interval, at mean total tokens a problem. `n` is the size; `width` is a fourth",
+        "of it and `expand` four (below four: 1 and the size). Temperatures were chosen on the train split or, where the",
+        "claim is about them, fixed.",
         "",
     ]
     lines += ["| ladder | method | selection | problems | size: accuracy at tokens |", "|" + "---|" * 5]

@@ -131,13 +131,13 @@ class Batch:
             known = min(known, row.reusable) if last is None else known
             if told := soon(row, known, self.seats.reading):
                 later.append(row)
-                kept += (need := pages_of(row.most - told) + 1)
-                self.pages.reserved += need
+                kept += pages_of(row.most - told) + 1
+                self._longest = max(self._longest, row.most)
                 continue
             node = self.tree.cut(node, known)
             row.place = Place(node, known, known, known, last=last)
             self.tree.lock(node)
-            if not self._promise(row):
+            if not self._promise(row, later, kept):
                 self.tree.lock(node, -1)
                 row.place = None
                 self.waiting.appendleft(row)
@@ -146,26 +146,25 @@ class Batch:
             left -= len(row.ids) - row.cached
             done |= row.done
         self.waiting.extendleft(reversed(later))
-        self.pages.reserved -= kept
         return done
 
-    def _promise(self, row: Row) -> bool:
-        """Set pages aside for all that the row may write, so that no live row ever lacks one. False if it has to wait, also
-        because the slots of all, each as long as the longest, would not fit.
+    def _promise(self, row: Row, later: Sequence[Row], kept: int) -> bool:
+        """Set pages aside for all that the row may write, so that no live row ever lacks one; leave `kept` for those `later`.
+        False if it has to wait, also because the slots of all, each as long as the longest, would not fit.
         """
-        place, others = row.seat, self.live
+        place, others = row.seat, [*self.live, *later]
         if others and not self._slots_fit(row, others):
             return False
         self._longest = max(self._longest, row.most) if others else row.most
         need = pages_of(row.most - place.known) + (place.known > 0)
-        self.tree.evict(need)
+        self.tree.evict(need + kept)
         if need > self.pages.room and not others:  # alone: it may have the whole pool
             self.tree.lock(place.node, -1)
             self.tree.evict(self.pages.count)
             row.place = place = Place(self.tree.root, 0, 0, 0)
             need = pages_of(row.most)
             self.tree.lock(place.node)
-        if fits := need <= self.pages.room:
+        if fits := need + kept <= self.pages.room:
             self._set_aside(place, need)
         return fits
 

@@ -115,7 +115,7 @@ def _width_of_heads(path: Path, arch: str) -> dict[str, int]:
     from gguf import GGUFReader
 
     told = GGUFReader(path).get_field(f"{arch}.attention.key_length") if arch == "qwen3" else None
-    return {"head_dim": int(told.contents())} if told else {}
+    return {"head_dim": int(told.parts[told.data[0]][0])} if told else {}
 
 
 def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Llama:

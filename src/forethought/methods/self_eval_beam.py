@@ -79,7 +79,7 @@ class SelfEvalBeam:
         if tau < COLD:
             return prune(drawn, self.width, key=lambda p: self.log_score(p.state, by))
         scores = np.exp([self.log_score(p.state, by) for p in drawn])
-        law = times * np.exp(scores / tau)
+        law = times * np.exp((scores - scores.max(initial=0.0)) / tau)
         return [drawn[i] for i in distinct(law, self.width, at)]
 
     def log_score(self, draft: Draft, by: By) -> float:

@@ -34,10 +34,10 @@ DRAFT = "\ue000draft\ue000"  # stands for a draft in a chat template; no text ho
 class Classifier:
     """A classifier from a folder or the hub (`path`), run by transformers on the prompt and the draft.
 
-    A sequence classifier grades the text as a whole; a token classifier grades each step, at the last token of what
-    `separator` puts behind it. The grade is the probability of `label` (the last one by default), of a single output its
-    logistic function. It reads the problem and the draft as a chat where its tokenizer has a template for one, as such models
-    are trained, and else below one another. Texts that are graded together are one batch; nothing is kept between calls: each
+    A sequence classifier grades the text as a whole, as a chat where its tokenizer has a template for one, as such models are
+    trained. A token classifier grades each step, at the last token of what `separator` puts behind it; it reads prompt and
+    steps one below the other, as TRL trains them. The grade is the probability of `label` (the last one by default), of a
+    single output its logistic function. Texts that are graded together are one batch; nothing is kept between calls: each
     reads the whole text and is charged so. For Llama token classifiers `process` is faster.
     """
 
@@ -56,8 +56,7 @@ class Classifier:
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
         ids, ends = self._ids(draft.text, problem, task)
         scores = self._scores(await loaded(self._path).read(ids))
-        steps = tuple(scores[end] for end in ends) if len(scores) > 1 else ()
-        return Grade(scores[ends[-1]] if steps else scores[-1], steps), Cost(verifier_calls=1, verifier_tokens=len(ids))
+        return Grade(scores[-1], tuple(scores[end] for end in ends)), Cost(verifier_calls=1, verifier_tokens=len(ids))
 
     def _scores(self, chances: Any) -> list[float]:
         """The probability of the label: one number, or one a token."""
@@ -75,14 +74,22 @@ class Classifier:
         return loaded(self._path).weights
 
     def _ids(self, text: str, problem: Problem, task: Task) -> tuple[list[int], list[int]]:
-        """The token ids of prompt and steps, and the places at which the steps end."""
-        tokenizer, ends = loaded(self._path).tokenizer, []
-        before, behind = framed(tokenizer, task.prompt(problem))
-        ids = list(tokenizer(before, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+        """The token ids of prompt and draft; of a token classifier, the places at which the steps end."""
+        model, prompt, ends = (
+            loaded(self._path),
+            "\n".join(m["content"] for m in task.prompt(problem)) + "\n",
+            list[int](),
+        )
+        tokenizer = model.tokenizer
+        if not model.by_token:
+            before, behind = chat(tokenizer, task.prompt(problem)) if tokenizer.chat_template else (prompt, "")
+            whole = tokenizer(before + text + behind, add_special_tokens=not tokenizer.chat_template)
+            return list(whole["input_ids"]), ends
+        ids = list(tokenizer(prompt)["input_ids"])
         for step in steps_of(text, task):
             ids += tokenizer(step + self.separator, add_special_tokens=False)["input_ids"]
             ends.append(len(ids) - 1)
-        return [*ids, *tokenizer(behind, add_special_tokens=False)["input_ids"]], ends
+        return ids, ends
 
     @property
     def _path(self) -> str:
@@ -91,16 +98,15 @@ class Classifier:
         return self.path
 
 
-def framed(tokenizer: Any, prompt: Sequence[Message]) -> tuple[str, str]:
-    """What stands before and behind a draft that answers the prompt. Raises UsageError where a chat template refuses it."""
-    if not tokenizer.chat_template:
-        return "\n".join(m["content"] for m in prompt) + "\n", ""
+def chat(tokenizer: Any, prompt: Sequence[Message]) -> tuple[str, str]:
+    """What stands before and behind a draft that answers the prompt. Raises UsageError where the template refuses it."""
     from jinja2 import TemplateError
 
     try:
         whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": DRAFT}], tokenize=False)
-    except TemplateError as error:
-        raise UsageError(f"the classifier's chat template refuses this chat: {error}") from None
+    except (TemplateError, ValueError, TypeError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"the classifier's chat template refuses this chat: {why}") from None
     before, draft, behind = whole.rpartition(DRAFT)
     require(bool(draft), "the classifier's chat template leaves out the assistant's words")
     return before, behind
@@ -121,6 +127,7 @@ class Loaded:
 
     def __init__(self, model: Any, tokenizer: Any, weights: str) -> None:
         self.tokenizer, self.weights, self._model = tokenizer, weights, model
+        self.by_token: bool = type(model).__name__.endswith("TokenClassification")
         self._open: Batch | None = None
 
     async def read(self, ids: list[int]) -> Any:
