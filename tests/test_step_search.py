@@ -97,7 +97,7 @@ async def test_no_finished_draft_is_gone_on_from(spelling: str) -> None:
     assert {"", "a", "b"} <= set(asked)
 
 
-# dvts
+# beam
 
 
 @pytest.mark.parametrize(("spelling", "width", "expand"), [
@@ -122,6 +122,9 @@ async def test_a_draft_that_has_ended_keeps_its_place_in_the_beam(spelling: str,
         assert [p.state.text for p in pop] == beam
         assert next(drawn, None) is None
     assert waited
+
+
+# dvts
 
 
 async def test_dvts_is_so_many_beams_of_one() -> None:

@@ -118,7 +118,7 @@ class Batch:
 
     def _admit(self) -> bool:
         """Seat those for whom there is room, by arrival. Who begins like one that reads now waits for what that one computes;
-        a seat and pages are kept for it. True if a request is done because the tree knows all that it asks for.
+        a seat, a slot and pages are kept for it. True if a request is done because the tree knows all that it asks for.
         """
         left = PREFILL_TOKENS - sum(len(row.ids) - row.seat.filled for row in self.seats.reading)
         later, kept, done = deque[Row](), 0, False

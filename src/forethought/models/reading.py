@@ -31,7 +31,7 @@ class Reader:
         try:
             text = self._template.render(messages=messages, add_generation_prompt=True, **self._specials)
         except TemplateError as error:  # also what a template raises itself
-            raise UsageError(f"the model's chat template refuses this chat: {_first_line(error)}") from None
+            raise UsageError(f"the model's chat template refuses this chat: {first_line(error)}") from None
         return self.encode(text)
 
     @functools.cached_property
@@ -91,7 +91,7 @@ def _from_gguf(path: Path) -> tuple[Any, Any, dict[str, str]]:
     except ImportError:  # the extra `local` is missing
         raise
     except Exception as error:  # noqa: BLE001 - the reader of GGUF files raises what it likes
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise UsageError(f"{path} is no model file: cannot read its tokenizer ({reason})") from None
     specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     added = bool(getattr(tokenizer, "add_bos_token", False))
@@ -123,7 +123,7 @@ def _compiled(template: str | list[dict[str, str]] | None) -> Any:
     try:
         return environment.from_string(template or PLAIN)
     except TemplateError as error:
-        raise UsageError(f"the model's chat template cannot be read: {_first_line(error)}") from None
+        raise UsageError(f"the model's chat template cannot be read: {first_line(error)}") from None
 
 
 def _refuse(message: str) -> None:
@@ -132,5 +132,6 @@ def _refuse(message: str) -> None:
     raise TemplateError(message)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, or its kind if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -150,6 +150,11 @@ def said(text: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": text},)
 
 
+def one_text(messages: Sequence[Message]) -> str:
+    """What is said in a chat, below one another, for a model that takes a text."""
+    return "\n".join(m["content"] for m in messages)
+
+
 def line_after(word: str, text: str) -> str | None:
     """What stands after `word:` on the last line that is nothing but that; None if there is none."""
     found = re.findall(rf"(?im)^{MARKUP}{word}{MARKUP}:{MARKUP}(\S[^\n]*?){MARKUP}$", text)

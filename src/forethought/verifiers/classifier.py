@@ -20,8 +20,9 @@ from forethought.core.registry import require
 from forethought.core.scope import Call
 from forethought.engine.compute import computed
 from forethought.models.local import fingerprint, needed
+from forethought.models.reading import first_line
 from forethought.tasks.protocol import Task
-from forethought.verifiers.asking import written
+from forethought.verifiers.asking import one_text, written
 from forethought.verifiers.endpoint import steps_of
 from forethought.verifiers.protocol import verifiers
 
@@ -75,17 +76,13 @@ class Classifier:
 
     def _ids(self, text: str, problem: Problem, task: Task) -> tuple[list[int], list[int]]:
         """The token ids of prompt and draft; of a token classifier, the places at which the steps end."""
-        model, prompt, ends = (
-            loaded(self._path),
-            "\n".join(m["content"] for m in task.prompt(problem)) + "\n",
-            list[int](),
-        )
-        tokenizer = model.tokenizer
+        model, messages = loaded(self._path), task.prompt(problem)
+        tokenizer, prompt = model.tokenizer, one_text(messages) + "\n"
         if not model.by_token:
-            before, behind = chat(tokenizer, task.prompt(problem)) if tokenizer.chat_template else (prompt, "")
-            whole = tokenizer(before + text + behind, add_special_tokens=not tokenizer.chat_template)
-            return list(whole["input_ids"]), ends
-        ids = list(tokenizer(prompt)["input_ids"])
+            templated = bool(tokenizer.chat_template)
+            before, behind = chat(tokenizer, messages) if templated else (prompt, "")
+            return list(tokenizer(before + text + behind, add_special_tokens=not templated)["input_ids"]), []
+        ids, ends = list(tokenizer(prompt)["input_ids"]), list[int]()
         for step in steps_of(text, task):
             ids += tokenizer(step + self.separator, add_special_tokens=False)["input_ids"]
             ends.append(len(ids) - 1)
@@ -105,8 +102,7 @@ def chat(tokenizer: Any, prompt: Sequence[Message]) -> tuple[str, str]:
     try:
         whole = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": DRAFT}], tokenize=False)
     except (TemplateError, ValueError, TypeError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"the classifier's chat template refuses this chat: {why}") from None
+        raise UsageError(f"the classifier's chat template refuses this chat: {first_line(error)}") from None
     before, draft, behind = whole.rpartition(DRAFT)
     require(bool(draft), "the classifier's chat template leaves out the assistant's words")
     return before, behind

@@ -18,7 +18,7 @@ from forethought.core.scope import Call
 from forethought.models.openai import PER_MESSAGE, SPELLING
 from forethought.models.openai_wire import Wire
 from forethought.tasks.protocol import Task
-from forethought.verifiers.asking import written
+from forethought.verifiers.asking import one_text, written
 from forethought.verifiers.protocol import verifiers
 
 TIMEOUT = 120.0  # seconds without a byte
@@ -66,23 +66,24 @@ class RewardEndpoint:
 
     async def grade(self, draft: Draft, problem: Problem, task: Task, call: Call) -> tuple[Grade, Cost]:
         model, url = self._place()
-        messages, steps = self._messages(draft, problem, task), steps_of(written(draft), task)
-        answer = await self._asked(wire(url), model, messages)
+        answer = await self._asked(wire(url), model, self._messages(draft, problem, task))
         cost = Cost(verifier_calls=1, verifier_tokens=int(field(answer, "usage", "prompt_tokens")))
         call.progress(cost)
         if self.route != "pooling":
             return Grade(self._score(field(answer, "data", 0, "probs"))), cost
-        told = field(answer, "data", 0, "data")
-        scores = tuple(self._score(entry) for entry in (told if isinstance(told, list) else [told]))
-        if not scores or (self.separator and len(scores) != len(steps)):
-            told = f"{len(scores)} scores for {len(steps)} steps" if self.separator else "no score"
+        entries = field(answer, "data", 0, "data")
+        scores = tuple(self._score(entry) for entry in (entries if isinstance(entries, list) else [entries]))
+        steps = len(steps_of(written(draft), task))
+        if self.separator and len(scores) != steps:
+            told = f"{len(scores)} scores for {steps} steps"
             raise ModelError(f"{url} gave {told}: is '{self.separator}' what its model grades behind?")
+        if not scores:
+            raise ModelError(f"{url} gave no score")
         return Grade(scores[-1], scores if self.separator else ()), cost
 
     async def _asked(self, wire: Wire, model: str, messages: Sequence[Message]) -> Any:
         if self.route == "sglang":
-            text = "\n".join(m["content"] for m in messages)
-            return await wire.post_root("/v1/classify", {"model": model, "input": text})
+            return await wire.post_root("/v1/classify", {"model": model, "input": one_text(messages)})
         return await wire.post_root(f"/{self.route}", {"model": model, "messages": list(messages)})
 
     def _place(self) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from forethought.core.problem import Message, Problem
 from forethought.core.scope import Call
 from forethought.models.protocol import Ability, Request
 from forethought.tasks.protocol import Task
-from forethought.verifiers.asking import Asks, ask, chance, model_of, most, ready, written
+from forethought.verifiers.asking import Asks, ask, chance, model_of, most, one_text, ready, written
 from forethought.verifiers.endpoint import steps_of
 from forethought.verifiers.protocol import nearest, verifiers
 from forethought.verifiers.self_eval import ALTERNATIVES
@@ -62,7 +62,7 @@ class RewardToken(Asks):
         """The questions about the steps from number `known` on; at least the last."""
         steps = steps_of(text, task)
         first = len(steps) - 1 if last or not self.every else min(known, len(steps) - 1)
-        asked = "\n".join(m["content"] for m in task.prompt(problem))
+        asked = one_text(task.prompt(problem))
         return [self._request(asked, steps[: i + 1]) for i in range(first, len(steps))]
 
     def _request(self, asked: str, steps: list[str]) -> Request:
